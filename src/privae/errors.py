@@ -1,0 +1,47 @@
+"""Every error that privae raises, as one tree.
+
+PrivaeError
+ + UsageError      exit 2   the call is wrong
+ + DataError       exit 3   the data do not read, or do not fit the schema
+ + PrivacyRefused  exit 4   going on would break a promise
+ + ArtifactError   exit 6   one of our own files is tampered with, truncated, or of another version
+ + ResourceError   exit 7   disk or memory would not do; nothing was half-written
+
+A message says what is wrong, where, and what to do. It never contains a data value or a count of one.
+"""
+
+
+class PrivaeError(Exception):
+    """Root of the tree; `exit_code` is what the command line returns."""
+
+    exit_code: int = 1
+
+
+class UsageError(PrivaeError, ValueError):
+    """The call is wrong: an argument, a plan or a schema that its author can mend."""
+
+    exit_code = 2
+
+
+class DataError(PrivaeError):
+    """The data do not read, or do not fit the schema."""
+
+    exit_code = 3
+
+
+class PrivacyRefused(PrivaeError):
+    """Going on would break a promise, so nothing was released."""
+
+    exit_code = 4
+
+
+class ArtifactError(PrivaeError):
+    """A file that privae wrote does not verify: tampered, truncated, or of another version."""
+
+    exit_code = 6
+
+
+class ResourceError(PrivaeError):
+    """Disk or memory would not do; nothing was half-written."""
+
+    exit_code = 7

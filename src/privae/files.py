@@ -1,0 +1,135 @@
+"""Files that are whole or absent: atomic writes, content hashes, and the verified .privae container."""
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from privae.errors import ArtifactError, ResourceError, UsageError
+
+FORMAT = "privae/1"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def canonical_json(value: object) -> bytes:
+    """One byte string for one value: sorted keys, no spaces, UTF-8, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def digest(value: object) -> str:
+    """SHA-256 (hex) of the canonical JSON of a value."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def check_writable(path: Path) -> None:
+    """Raise UsageError or ResourceError now if `path` could not be written later.
+
+    Called before any budget is spent, so that a mistyped output costs nothing.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory; name a file")
+    if not path.parent.is_dir():
+        raise UsageError(f"the folder {path.parent} does not exist; create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"the folder {path.parent} may not be written to")
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file so that readers see the old content or the new one, never a part.
+
+    A temporary file in the same folder is written, synced and renamed; on any failure it is removed.
+    Raises ResourceError when the disk is full, UsageError when the folder cannot be written.
+    """
+    check_writable(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise _as_ours(error, path) from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o666 & ~_umask())
+        Path(name).replace(path)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _as_ours(error, path) from None
+        raise
+    _sync_folder(path.parent)
+
+
+def write_archive(path: Path, members: Mapping[str, bytes]) -> None:
+    """Write a zip of `members` plus a manifest of their SHA-256 hashes, atomically."""
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
+    manifest = canonical_json({"format": FORMAT, "sha256": hashes})
+
+    def write(file: BinaryIO) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in {"manifest.json": manifest, **members}.items():
+                archive.writestr(zipfile.ZipInfo(name, _EPOCH), content, zipfile.ZIP_DEFLATED)
+
+    write_atomically(path, write)
+
+
+def read_archive(path: Path) -> dict[str, bytes]:
+    """Members of an archive made by `write_archive`, after every hash was checked.
+
+    Raises ArtifactError for anything else than exactly the listed members with the listed hashes.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {_reason(error)}") from None
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            members = {info.filename: archive.read(info) for info in archive.infolist()}
+        manifest: dict[str, Any] = json.loads(members.pop("manifest.json"))
+        form, hashes = manifest["format"], manifest["sha256"]
+    except (zipfile.BadZipFile, KeyError, ValueError, NotImplementedError, EOFError, OSError, RuntimeError):
+        raise ArtifactError(
+            f"{path} is not a privae model file, or it is damaged; fit again or restore a copy"
+        ) from None
+    except Exception as error:  # noqa: BLE001  zlib.error and struct.error have no common parent
+        raise ArtifactError(f"{path} is damaged ({type(error).__name__}); restore a copy") from None
+    if form != FORMAT:
+        raise ArtifactError(f"{path} has another format version; this privae reads {FORMAT}")
+    if {name: hashlib.sha256(body).hexdigest() for name, body in members.items()} != hashes:
+        raise ArtifactError(
+            f"{path} was changed after it was written: its hashes do not match; restore a copy"
+        )
+    return members
+
+
+def _as_ours(error: OSError, path: Path) -> ResourceError | UsageError:
+    if error.errno in _FULL:
+        return ResourceError(f"the disk is full: {path} was not written; free some space and run again")
+    return UsageError(f"{path} cannot be written: {_reason(error)}")
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
