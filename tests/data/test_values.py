@@ -1,0 +1,75 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from privae.data.values import canonical, category_codes, distinct, numbers, widened
+
+
+class Nasty:
+    def __str__(self):
+        raise RuntimeError("canary")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1, "1"),
+        (1.0, "1"),
+        (-0.0, "0"),
+        (1.5, "1.5"),
+        (np.float32(0.1), "0.1"),
+        (np.int8(3), "3"),
+        (True, "True"),
+        (np.bool_(False), "False"),
+        ("  a b ", "a b"),
+        (b"a", "a"),
+        ("\ud800", "?"),
+        (None, None),
+        (np.nan, None),
+        (pd.NA, None),
+        (pd.NaT, None),
+        (Nasty(), None),
+    ],
+)
+def test_every_value_has_one_text(value, text):
+    assert canonical(value) == text
+
+
+@pytest.mark.parametrize("dtype", ["object", "str", "string", "category"])
+def test_numbers_are_read_alike_from_every_kind_of_text(dtype):
+    said = ["1", " 2.5 ", "-1e3", "x", "inf", "true", "1_0"]
+    column = pd.Series(said, dtype=dtype)
+    found, gaps = numbers(column)
+    np.testing.assert_array_equal(found, [1, 2.5, -1000, np.nan, np.inf, 1, np.nan])
+    assert not gaps.any()
+
+
+def test_gaps_are_told_from_text_that_is_no_number():
+    _, gaps = numbers(pd.Series(["", "NA", "?", "x", None]))
+    assert gaps.tolist() == [True, True, True, False, True]
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "Float32", "float32", "int64[pyarrow]"])
+def test_typed_numbers_need_no_text(dtype):
+    found, gaps = numbers(pd.Series([1, 2, None] if dtype != "float32" else [1, 2, np.nan], dtype=dtype))
+    np.testing.assert_array_equal(found, [1, 2, np.nan])
+    assert gaps.tolist() == [False, False, True]
+
+
+def test_a_short_float_is_the_decimal_that_it_would_be_written_as():
+    assert widened(np.array([0.7, 0.1], dtype=np.float32)).tolist() == [0.7, 0.1]
+
+
+def test_distinct_texts_point_back_to_their_records():
+    places, texts = distinct(pd.Series([1, "a", 1.0, None, "1"], dtype=object))
+    assert [texts[place] if place >= 0 else None for place in places] == ["1", "a", "1", None, "1"]
+
+
+def test_a_category_is_matched_by_spelling_then_by_number_if_only_one_is_that_number():
+    assert category_codes(["1.0", "True", "01"], ["1", "0"]).tolist() == [0, 0, 0]
+    assert category_codes(["1.00"], ["1", "1.0"]).tolist() == [-1]
+    assert category_codes([], ["a"]).tolist() == []
+
+
+def test_a_number_too_long_to_be_written_is_a_gap():
+    assert canonical(10**5000) is None
