@@ -1,0 +1,1 @@
+"""Models: networks, likelihoods, priors and the ELBO of one record; nothing here knows about privacy."""

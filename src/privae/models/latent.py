@@ -1,0 +1,116 @@
+"""The fitted model of the gradients recipe: an ordinary VAE with an N(0, I) prior, conditional on a label or not."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from privae.models.elbo import elbo
+from privae.models.likelihoods import Bernoulli, Categorical, Likelihood
+from privae.models.networks import Network
+from privae.models.table import loaded_network
+
+_ROWS = 4096
+_DRAWS = 8  # posterior draws that a bound is averaged over
+
+
+@dataclass(frozen=True)
+class LatentModel:
+    """Records as vectors x [n, d] (pixels in [0, 1], or one-hot cells) with a class code [n] or -1.
+
+    network: anything with `encode(x, condition)`, `decode(z, condition)`; its own class builds it again on load.
+    weights [c]: released shares of the classes (one class when there are none).
+    """
+
+    network: Network
+    likelihood: Likelihood
+    weights: Float[Tensor, "c"]
+    latent: int
+
+    def sample(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "n d"], Int[Tensor, "n"]]:
+        """New records: pixel means, or one cell a column drawn; and their classes."""
+        classes = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        z = torch.randn(count, self.latent, generator=generator)
+        with torch.no_grad():
+            logits = torch.cat(
+                [
+                    self.network.decode(a, self.condition(b))
+                    for a, b in zip(torch.split(z, _ROWS), torch.split(classes, _ROWS), strict=True)
+                ]
+            )
+            if isinstance(self.likelihood, Bernoulli):
+                return self.likelihood.mean(logits), classes
+            return torch.cat(
+                [self.likelihood.sample(rows, generator) for rows in torch.split(logits, _ROWS)]
+            ), classes
+
+    def log_likelihood(self, x: Float[Tensor, "n d"], labels: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """Evidence lower bound of each record, averaged over posterior draws fixed by a seed: [n].
+
+        Edges: a label of -1 enters the network as zeros.
+        """
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(_DRAWS, 1, self.latent, generator=generator)
+
+        def bound(rows: Tensor, y: Tensor) -> Tensor:
+            wide, given = rows.expand(_DRAWS, *rows.shape), self.condition(y)
+            condition = None if given is None else given.expand(_DRAWS, *given.shape)
+            drawn = noise.expand(_DRAWS, len(rows), self.latent)
+            return elbo(self.network, self.likelihood, wide, condition, drawn).mean(0).double()
+
+        return self._by_rows(bound, x, labels, torch.zeros(0, dtype=torch.float64))
+
+    def embed(self, x: Float[Tensor, "n d"], labels: Int[Tensor, "n"]) -> Float[Tensor, "n k"]:
+        """Posterior means: [n, d] -> [n, k]."""
+        return self._by_rows(
+            lambda rows, y: self.network.encode(rows, self.condition(y))[0],
+            x,
+            labels,
+            torch.zeros(0, self.latent),
+        )
+
+    def condition(self, classes: Int[Tensor, "n"]) -> Float[Tensor, "n c"] | None:
+        """One-hot classes, zeros for -1; None when the network takes no condition."""
+        count = len(self.weights)
+        if count == 1:
+            return None
+        places = torch.where(classes >= 0, classes, count)[:, None]
+        return torch.zeros(len(classes), count + 1).scatter_(1, places, 1.0)[:, :count]
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything learned, by name."""
+        weights = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        return {"weights": self.weights, **weights}
+
+    def config(self) -> dict[str, Any]:
+        """Everything public that `load` needs besides the state."""
+        blocks = list(self.likelihood.sizes) if isinstance(self.likelihood, Categorical) else None
+        own = self.network.to_config() if isinstance(self.network, Network) else None
+        return {"network": own, "blocks": blocks, "pixels": self.likelihood.size, "latent": self.latent}
+
+    @classmethod
+    def load(cls, config: dict[str, Any], state: dict[str, Tensor], network: Network | None) -> "LatentModel":
+        """Inverse of `config` and `state`; a network of one's own is given again, its weights are restored."""
+        blocks = config["blocks"]
+        likelihood = Bernoulli(config["pixels"]) if blocks is None else Categorical(tuple(blocks))
+        if config["network"] is not None:
+            network = loaded_network(config["network"], state)
+        assert network is not None
+        found = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
+        network.load_state_dict(found)
+        return cls(network.eval(), likelihood, state["weights"], config["latent"])
+
+    @staticmethod
+    def _by_rows(
+        function: Callable[[Tensor, Tensor], Tensor], x: Tensor, labels: Tensor, nothing: Tensor
+    ) -> Tensor:
+        with torch.no_grad():
+            parts = [
+                function(a, b) for a, b in zip(torch.split(x, _ROWS), torch.split(labels, _ROWS), strict=True)
+            ]
+        return torch.cat(
+            [*(part for part in parts if len(part)), nothing.to(parts[0].dtype if parts else nothing.dtype)]
+        )

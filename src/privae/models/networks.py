@@ -1,0 +1,165 @@
+"""The networks of every recipe: multilayer perceptrons that encode a record and decode a latent code."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from privae.errors import UsageError
+
+Activation = Literal["relu", "silu"]
+LOG_VARIANCE_LIMIT = 10.0
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
+
+
+class NetworkConfig(BaseModel):
+    """Public sizes of a network; what a model file stores beside the weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    inputs: int = Field(gt=0)
+    latent: int = Field(gt=0)
+    condition: int = Field(default=0, ge=0)
+    hidden: tuple[int, ...] = (256, 256)
+    activation: Activation = "relu"
+    layer_norm: bool = False
+
+
+class Encoder(nn.Module):
+    """Mean and log-variance of the posterior of a record's latent code."""
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: tuple[int, ...],
+        latent: int,
+        *,
+        activation: Activation = "relu",
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.body = perceptron(inputs, hidden, activation=activation, layer_norm=layer_norm)
+        width = hidden[-1] if hidden else inputs
+        self.mean = nn.Linear(width, latent)
+        self.log_variance = nn.Linear(width, latent)
+
+    def forward(
+        self, x: Float[Tensor, "*batch d"]
+    ) -> tuple[Float[Tensor, "*batch k"], Float[Tensor, "*batch k"]]:
+        """Posterior of each record, its log-variance held within +-LOG_VARIANCE_LIMIT.
+
+        Shapes: x [..., d] -> (mean [..., k], log_variance [..., k]).
+        """
+        features = self.body(x)
+        log_variance = self.log_variance(features).clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
+        return self.mean(features), log_variance
+
+
+class Decoder(nn.Module):
+    """Logits of a record from its latent code."""
+
+    def __init__(
+        self,
+        latent: int,
+        hidden: tuple[int, ...],
+        outputs: int,
+        *,
+        activation: Activation = "relu",
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.body = perceptron(latent, hidden, activation=activation, layer_norm=layer_norm)
+        self.logits = nn.Linear(hidden[-1] if hidden else latent, outputs)
+
+    def forward(self, z: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch d"]:
+        """Logits of each code's record.  Shapes: z [..., k] -> [..., d]."""
+        logits: Tensor = self.logits(self.body(z))
+        return logits
+
+
+class Network(nn.Module):
+    """An encoder and a decoder that both see the condition (a one-hot label, say), if there is one.
+
+    >>> Network(NetworkConfig(inputs=3, latent=2, hidden=())).decode(torch.zeros(5, 2)).shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        style: dict[str, Any] = {"activation": config.activation, "layer_norm": config.layer_norm}
+        self.encoder = Encoder(config.inputs + config.condition, config.hidden, config.latent, **style)
+        outward = tuple(reversed(config.hidden))
+        self.decoder = Decoder(config.latent + config.condition, outward, config.inputs, **style)
+
+    def encode(
+        self, x: Float[Tensor, "*batch d"], condition: Float[Tensor, "*batch c"] | None = None
+    ) -> tuple[Float[Tensor, "*batch k"], Float[Tensor, "*batch k"]]:
+        """Posterior (mean, log-variance) of each record.
+
+        Shapes: x [..., d], condition [..., c] -> ([..., k], [..., k]).
+        """
+        posterior: tuple[Tensor, Tensor] = self.encoder(_beside(x, condition))
+        return posterior
+
+    def decode(
+        self, z: Float[Tensor, "*batch k"], condition: Float[Tensor, "*batch c"] | None = None
+    ) -> Float[Tensor, "*batch d"]:
+        """Logits of each code.  Shapes: z [..., k], condition [..., c] -> [..., d]."""
+        logits: Tensor = self.decoder(_beside(z, condition))
+        return logits
+
+    def to_config(self) -> dict[str, Any]:
+        """The public sizes as JSON-ready values; `from_config` builds the same network."""
+        return self.config.model_dump(mode="json")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], generator: torch.Generator | None = None) -> "Network":
+        """A network of these sizes; its first weights come from `generator`, if one is given.
+
+        Errors: UsageError for a size that is missing, unknown or not positive.
+        """
+        try:
+            network = cls(NetworkConfig.model_validate(dict(config)))
+        except ValidationError as error:
+            place = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise UsageError(f"network sizes: {place or 'config'} is not valid; see NetworkConfig") from None
+        if generator is not None:
+            initialize(network, generator)
+        return network
+
+
+def perceptron(
+    inputs: int, hidden: tuple[int, ...], *, activation: Activation = "relu", layer_norm: bool = False
+) -> nn.Sequential:
+    """Hidden layers: Linear, LayerNorm if wanted, activation; no hidden sizes give the identity.
+
+    BatchNorm is not offered: it mixes records, so that no record's influence would be bounded.
+    """
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in zip((inputs, *hidden), hidden, strict=False):
+        layers.append(nn.Linear(fan_in, fan_out))
+        if layer_norm:
+            layers.append(nn.LayerNorm(fan_out))
+        layers.append(_ACTIVATIONS[activation]())
+    return nn.Sequential(*layers)
+
+
+def initialize(module: nn.Module, generator: torch.Generator) -> None:
+    """Draw the weights of every Linear by `generator` from torch's own law, U(-1, 1) / sqrt(fan_in).
+
+    The global random state is neither read nor moved, so that a seed names the first weights.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            bound = 1.0 / math.sqrt(layer.in_features)
+            for parameter in layer.parameters(recurse=False):
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+
+def _beside(x: Tensor, condition: Tensor | None) -> Tensor:
+    return x if condition is None else torch.cat((x, condition), dim=-1)

@@ -1,0 +1,189 @@
+"""The one way out: a clipped sum, rounded to a grid, plus Gaussian integers, and the event that it costs."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from privae.errors import ArtifactError, PrivacyRefused, UsageError
+from privae.privacy.noise import NoiseSource
+
+Relation = Literal["add_or_remove", "replace_one"]
+Total = TypeVar("Total", NDArray[Any], Tensor)
+
+_LIMIT = 2.0**62  # of a total in grid steps; with as much for the noise, their sum fits in 64 bits
+_GRID_SHARE = 0.001  # share of the clip norm that rounding a gradient total may cost
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a release costs, in numbers that say nothing about the data: what the ledger stores.
+
+    `steps` releases, each of a sum over units drawn independently at `sampling_rate`, with Gaussian noise of
+    noise_multiplier times the add-or-remove sensitivity; replacing one unit moves the sum by at most
+    replace_ratio times that sensitivity (2 always holds; guarantees.md rule 10 lists better ones).
+    Errors: UsageError for numbers that make no sense.
+
+    >>> Event(2.0, steps=3).to_dict()
+    {'noise_multiplier': 2.0, 'sampling_rate': 1.0, 'steps': 3, 'replace_ratio': 2.0}
+    """
+
+    noise_multiplier: float
+    sampling_rate: float = 1.0
+    steps: int = 1
+    replace_ratio: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise_multiplier < math.inf:
+            raise UsageError("a noise multiplier is finite and not negative")
+        if not 0 <= self.sampling_rate <= 1:
+            raise UsageError("a sampling rate lies between 0 and 1")
+        if self.steps < 0:
+            raise UsageError("a number of steps is not negative")
+        if not 0 < self.replace_ratio <= 2:
+            raise UsageError("a replace ratio lies between 0 and 2")
+
+    def to_dict(self) -> dict[str, float | int]:
+        """The four numbers, as JSON takes them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Event":
+        """Inverse of `to_dict`; ArtifactError for anything else than these four numbers."""
+        if set(fields) != {"noise_multiplier", "sampling_rate", "steps", "replace_ratio"}:
+            raise ArtifactError(
+                "an event has other fields than this privae knows; use the version that wrote it"
+            )
+        if any(isinstance(value, bool) or not isinstance(value, int | float) for value in fields.values()):
+            raise ArtifactError("an event holds something that is not a number; restore a copy")
+        if not isinstance(fields["steps"], int):
+            raise ArtifactError("an event has a broken number of steps; restore a copy")
+        try:
+            return cls(
+                float(fields["noise_multiplier"]),
+                float(fields["sampling_rate"]),
+                fields["steps"],
+                float(fields["replace_ratio"]),
+            )
+        except UsageError as error:
+            raise ArtifactError(f"an event does not hold: {error}; restore a copy") from None
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """The Gaussian mechanism on a grid, for a sum of contributions of L2 norm at most clip_norm.
+
+    The default adds nothing and bounds nothing: its event costs epsilon = infinity.
+
+    clip_norm: L2 bound of one unit's contribution (guarantees.md rules 6 to 9).
+    noise_multiplier: std of the noise over the sensitivity.
+    grid: spacing of the lattice, a power of two; 0 only without noise.
+    slack: relative error that summing in floating point may add to the sensitivity (rule 2).
+    rounding: what rounding the total adds to it: grid sqrt(d), or 0 for integer contributions (rule 1).
+    unit, relation: whom the event protects, and against what change; words for the ledger.
+    replace_ratio: how far replacing one unit moves the sum, over the sensitivity (rule 10).
+
+    Guarantee: `release` is a post-processing of the ideal Gaussian mechanism whose noise multiplier is at
+        least noise_multiplier. Proof: let R round to the grid, S the total, N ideal with this `std`. R(S)
+        lies on the grid, so R(S) + R(N) = R(R(S) + N) surely: `release` applies R, which knows nothing of the
+        data, to the Gaussian mechanism for the query R(S). Neighbors move S by at most clip_norm (1 + slack),
+        and each coordinate of R(S) by less than one step more, so R(S) by at most sensitivity(). Nothing else
+        touches the total: all steps after R are on 64-bit integers, and the only rounding, integer times
+        grid to float64, comes after the noise.
+    Errors: UsageError for parameters that bound nothing.
+    """
+
+    clip_norm: float = math.inf
+    noise_multiplier: float = 0.0
+    grid: float = 0.0
+    slack: float = 0.0
+    rounding: float = 0.0
+    unit: str = "record"
+    relation: Relation = "add_or_remove"
+    replace_ratio: float = 2.0
+
+    def __post_init__(self) -> None:
+        self.event()  # the checks of noise_multiplier and replace_ratio live there
+        if not self.clip_norm > 0:
+            raise UsageError("a clip norm is positive")
+        if not (0 <= self.slack < math.inf and 0 <= self.rounding < math.inf and 0 <= self.grid < math.inf):
+            raise UsageError("grid, slack and rounding are finite and not negative")
+        if self.grid and math.frexp(self.grid)[0] != 0.5:
+            raise UsageError("a grid is a power of two, so that dividing by it is exact")
+        if self.noise_multiplier and not (self.grid and self.clip_norm < math.inf):
+            raise UsageError("noise needs a finite clip norm and a grid")
+
+    def sensitivity(self) -> float:
+        """How far one unit, added or removed, can move the rounded total (L2)."""
+        return self.clip_norm * (1 + self.slack) + self.rounding
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the noise in the units of the total; 0 without noise.
+
+        A relative 2^-48 on top pays for the float64 roundings of this product and of `sensitivity`.
+        """
+        return self.noise_multiplier * self.sensitivity() * (1 + 2.0**-48) if self.noise_multiplier else 0.0
+
+    def release(self, total: Total, noise: NoiseSource) -> Total:
+        """The rounded total plus its noise, float64, in the shape of `total` (array or tensor).
+
+        Guarantee: that of the class. Charge `event()` to the ledger before calling this.
+        Edges: no noise -> the total as it is; an empty total -> empty.
+        Errors: UsageError for another dtype than float64 or int64; PrivacyRefused for a total that is not
+            finite or beyond 2^62 grid steps. Clipped sums are neither, whatever the data: it is a bug.
+        """
+        values = total.detach().cpu().numpy() if isinstance(total, Tensor) else total
+        if values.dtype not in (np.float64, np.int64):
+            raise UsageError(
+                "a total is float64 or int64, so that nothing is rounded unseen; convert it before"
+            )
+        released = self._noised(values, noise) if self.noise_multiplier else values.astype(np.float64)
+        return torch.from_numpy(released) if isinstance(total, Tensor) else released
+
+    def event(self, steps: int = 1, sampling_rate: float = 1.0) -> Event:
+        """What `steps` releases cost, each over units drawn independently at `sampling_rate`."""
+        return Event(self.noise_multiplier, sampling_rate, steps, self.replace_ratio)
+
+    def _noised(self, values: NDArray[Any], noise: NoiseSource) -> NDArray[np.float64]:
+        nearest = self._on_grid(values)
+        drawn = noise.gaussian_integers(values.size, self.std / self.grid).reshape(values.shape)
+        return np.asarray((nearest + drawn) * self.grid, dtype=np.float64)
+
+    def _on_grid(self, values: NDArray[Any]) -> NDArray[np.int64]:
+        if values.dtype == np.int64 and self.grid != 1:
+            # privacy: int64 / grid would round in float64 before the rounding that was charged.
+            raise UsageError("integer totals are released on grid 1; scale the mechanism, not the total")
+        scaled = values if values.dtype == np.int64 else np.rint(values / self.grid)
+        if not (np.isfinite(scaled) & (scaled > -_LIMIT) & (scaled < _LIMIT)).all():
+            raise PrivacyRefused("a total is not finite or too large for its grid; clip its contributions")
+        return scaled.astype(np.int64)
+
+
+def for_sums(sensitivity: float, noise_multiplier: float, replace_ratio: float) -> Mechanism:
+    """Mechanism for a sum of integer contributions: grid 1, so that rounding costs nothing (rule 1).
+
+    >>> for_sums(3.0, 2.0, math.sqrt(2)).sensitivity()
+    3.0
+    """
+    return Mechanism(sensitivity, noise_multiplier, grid=1.0, replace_ratio=replace_ratio)
+
+
+def for_gradients(clip_norm: float, noise_multiplier: float, size: int, slack: float) -> Mechanism:
+    """Mechanism for a clipped sum of `size` real coordinates: the grid follows from its charge (rule 3).
+
+    Guarantee: rounding costs grid sqrt(size) <= clip_norm / 1000, and is part of the sensitivity.
+    Edges: without noise there is no grid and nothing is rounded.
+    Errors: UsageError for a size below 1, or noise with an infinite clip norm.
+    """
+    if size < 1:
+        raise UsageError("a model without trainable parameters has no gradients to release")
+    if noise_multiplier == 0 or not clip_norm < math.inf:
+        return Mechanism(clip_norm, noise_multiplier, slack=slack)
+    grid = 2.0 ** math.floor(math.log2(_GRID_SHARE * clip_norm / math.sqrt(size)))
+    return Mechanism(clip_norm, noise_multiplier, grid=grid, slack=slack, rounding=grid * math.sqrt(size))

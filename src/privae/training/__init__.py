@@ -1,0 +1,1 @@
+"""Training: the one loop, and the watchers of it that see released values only."""
