@@ -1,0 +1,225 @@
+"""The whole VAE by noisy clipped gradients, as in the literature; and the warm start of a VAE on released samples."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from privae.errors import DataError, UsageError
+from privae.models.elbo import elbo
+from privae.models.latent import LatentModel
+from privae.models.likelihoods import Categorical, Likelihood
+from privae.models.networks import Network, NetworkConfig
+from privae.plan import MICRO_BATCH, Phase
+from privae.privacy.gradients import Loss, Precision, Summation, refuse_mixing, supported
+from privae.privacy.mechanism import Mechanism
+from privae.privacy.noise import NoiseSource
+from privae.privacy.sampling import Poisson
+from privae.recipes.phases import Budget, Draft, Run, statistics
+from privae.training.loop import Objective, Release, Schedule, train
+from privae.training.watch import Watch
+
+GRADIENTS, LABELS = "gradients", "label counts"
+_LABEL_SHARE = 0.02
+_CERTAIN = 5.0
+_PROBES = 6
+WARM_ROWS = 20_000  # samples that an encoder is warm-started on
+_WARM_STEPS, _WARM_BATCH = 400, 256
+
+
+@dataclass(frozen=True)
+class Training:
+    """Public choices of a gradient phase, with defaults for tens of thousands of records.
+
+    batch: expected records a step (the sampling rate is batch / rows); None = 5 % of the rows, 30 to 3,000.
+    """
+
+    latent: int = 16
+    hidden: tuple[int, ...] = (256,)
+    steps: int = 300
+    batch: int | None = None
+    clip_norm: float = 1.0
+    learning_rate: float = 2e-3
+    precision: Precision = "proved"
+
+    def sampling_rate(self, rows: int) -> float:
+        """Expected batch over declared rows, at most 1."""
+        batch = min(max(rows // 20, 30), 3000) if self.batch is None else self.batch
+        return min(1.0, batch / rows)
+
+
+def draft(inputs: int, classes: int, network: nn.Module, training: Training, budget: Budget) -> Draft:
+    """One gradient phase, after a small release of label counts where there are labels.
+
+    Errors: UsageError without declared rows: the divisor of gradients is public, never the number of records.
+    """
+    if budget.rows is None:
+        raise UsageError(
+            "gradients need a public divisor: declare --rows, roughly how many records there are"
+        )
+    size = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    share = _LABEL_SHARE if classes > 1 else 0.0
+    phase = Phase(
+        name=GRADIENTS,
+        kind="gradients",
+        share=1.0 - share,
+        sensitivity=training.clip_norm,
+        replace_ratio=2.0,
+        sampling_rate=training.sampling_rate(budget.rows),
+        steps=training.steps,
+        size=size,
+        precision=training.precision,
+    )
+    counts = [statistics(LABELS, share, 1.0, math.sqrt(2), size=classes)] if classes > 1 else []
+    batch = phase.sampling_rate * budget.rows
+    return Draft(
+        recipe="gradients",
+        phases=(*counts, phase),
+        settings={
+            "latent": training.latent,
+            "hidden": "-".join(map(str, training.hidden)),
+            "learning_rate": training.learning_rate,
+            "inputs": inputs,
+        },
+        rows_needed=lambda noisy: noisy[-1].noise_multiplier * math.sqrt(size) / phase.sampling_rate / 2,
+        seconds=3.0 + training.steps * (4e-8 * size + 8e-10 * size * batch),
+        megabytes=500 + 4e-6 * (budget.rows * inputs * 4 + 6 * batch * inputs),
+    )
+
+
+def default_network(inputs: int, classes: int, training: Training) -> Network:
+    """A multilayer-perceptron VAE; its first weights come from a fixed public seed."""
+    config = NetworkConfig(
+        inputs=inputs, latent=training.latent, condition=classes if classes > 1 else 0, hidden=training.hidden
+    )
+    return Network.from_config(config.model_dump(), torch.Generator().manual_seed(0))
+
+
+def fit(
+    run: Run,
+    records: tuple[Tensor, NDArray[np.int64]],
+    likelihood: Likelihood,
+    classes: int,
+    network: Network,
+) -> LatentModel:
+    """Train the VAE on records (x [n, d] float32, class codes [n], -1 for none).
+
+    Errors: PrivacyRefused for a network or loss that mixes records, before anything is released.
+    """
+    x, labels = records
+    latent = int(run.plan.settings["latent"] or 0)
+    empty = LatentModel(
+        network, likelihood, torch.full((classes,), 1.0 / classes, dtype=torch.float64), latent
+    )
+    probe = _probe(likelihood, classes, latent)
+    summation = checked(network, _loss(likelihood, classes), probe, _precision(run))
+    weights = _label_shares(run, labels, classes) if classes > 1 else empty.weights
+    condition = empty.condition(torch.from_numpy(labels))
+    parts = (x,) if condition is None else (x, condition)
+    train_phase(run, GRADIENTS, network, Objective(_loss(likelihood, classes), latent, summation), parts)
+    return LatentModel(network.eval(), likelihood, weights, latent)
+
+
+def train_phase(
+    run: Run, name: str, network: nn.Module, objective: Objective, parts: tuple[Tensor, ...]
+) -> None:
+    """Run the gradient phase of that name in the plan."""
+    phase = run.plan.phase(name)
+    assert phase is not None
+    assert run.plan.rows is not None
+    run.watch.phase(name, phase.steps)
+    schedule = Schedule(
+        phase.steps,
+        phase.sampling_rate * run.plan.rows,
+        learning_rate=float(run.plan.settings.get("learning_rate") or 2e-3),
+        warm_up=10,
+        cosine=True,
+        average=0.97,
+        block=phase.steps,
+    )
+    release = Release(
+        Poisson(phase.sampling_rate), phase.mechanism(), run.noise, lambda event: run.charge(name, event)
+    )
+    train(network, objective, parts, release, schedule, run.watch)
+
+
+def checked(network: nn.Module, loss: Loss, probe: tuple[Tensor, ...], precision: Precision) -> Summation:
+    """The summation that is exact for this network, after refusing one that mixes records."""
+    refuse_mixing(network, loss, probe)
+    path = supported(network, loss, probe)
+    return Summation(path, precision, MICRO_BATCH[path])
+
+
+def warm_start(cells: Tensor, sizes: tuple[int, ...], label: int | None, watch: Watch) -> Network:
+    """A VAE trained on *released* samples, one-hot [n, cells]: post-processing, so no noise and no charge.
+
+    The block of the label is hidden in half of the records, so that codes do not need it.
+    """
+    training = Training()
+    network = default_network(cells.shape[1], 1, training)
+    likelihood = Categorical(sizes)
+    if label is not None:
+        start = sum(sizes[:label])
+        cells = cells.clone()
+        cells[::2, start : start + sizes[label]] = 0.0
+    watch.phase("warm start of the encoder on released samples", _WARM_STEPS)
+    rate = min(1.0, _WARM_BATCH / len(cells))
+    release = Release(Poisson(rate), Mechanism(), NoiseSource(b"\0" * 32), lambda _: None)
+    schedule = Schedule(_WARM_STEPS, rate * len(cells), learning_rate=2e-3, warm_up=10, cosine=True)
+    objective = Objective(_loss(likelihood, 1), training.latent, Summation("by rule", "float32", _WARM_BATCH))
+    with _one_thread():
+        train(network, objective, (cells,), release, schedule, watch)
+    return network.eval()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small products gain nothing from threads, and lose an order of magnitude when other programs hold the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _loss(likelihood: Likelihood, classes: int) -> Loss:
+    """Negative ELBO of (x, [condition,] noise)."""
+
+    def negative_elbo(network: nn.Module, parts: tuple[Tensor, ...]) -> Tensor:
+        condition = parts[1] if classes > 1 else None
+        return -elbo(network, likelihood, parts[0], condition, parts[-1])  # type: ignore[arg-type]
+
+    return negative_elbo
+
+
+def _probe(likelihood: Likelihood, classes: int, latent: int) -> tuple[Tensor, ...]:
+    """Random records that are nobody's: drawn from the likelihood's own domain by a public seed."""
+    generator = torch.Generator().manual_seed(1)
+    x = likelihood.sample(torch.randn(_PROBES, likelihood.size, generator=generator), generator)
+    noise = torch.randn(_PROBES, latent, generator=generator)
+    if classes == 1:
+        return (x, noise)
+    return (x, torch.eye(classes)[torch.arange(_PROBES) % classes], noise)
+
+
+def _precision(run: Run) -> Precision:
+    phase = run.plan.phase(GRADIENTS)
+    return phase.precision if phase else "proved"
+
+
+def _label_shares(run: Run, labels: NDArray[np.int64], classes: int) -> Tensor:
+    counts = np.bincount(labels[labels >= 0], minlength=classes).astype(np.int64)
+    noisy = run.release(LABELS, [(counts, 1.0)])[0]
+    if noisy.sum() <= max(_CERTAIN * run.deviation(LABELS) * math.sqrt(classes), 1.0):
+        raise DataError(
+            "the released number of records cannot be told from none at this epsilon; "
+            "give more records or a larger epsilon"
+        )
+    shares = np.maximum(noisy, 1.0)
+    return torch.tensor(shares / shares.sum())

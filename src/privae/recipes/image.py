@@ -1,0 +1,254 @@
+"""Images: closed-form phases (norms, moments, class moments) and, for fidelity, a residual decoder by gradients.
+
+pixels -> public 2-D DCT -> [released quantile of norms] -> clip -> [released moments] -> PCA encoder ->
+whitened codes -> clip -> [released class moments] -> class-conditional Gaussian prior -> optional decoder.
+Every encoding is exact in integers and a function of one record and of releases (guarantees.md rules 1, 7, 13).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from privae.errors import DataError
+from privae.models.image import ImageModel, LinearCodes, ResidualDecoder, conditioned
+from privae.models.networks import initialize
+from privae.models.priors import GaussianClasses
+from privae.plan import MICRO_BATCH, Phase
+from privae.privacy.clipping import clip_to_grid
+from privae.privacy.gradients import Summation
+from privae.privacy.sampling import Poisson
+from privae.recipes import moments
+from privae.recipes.moments import BOUND, Array, Integers
+from privae.recipes.phases import Budget, Draft, Run, statistics
+from privae.training.loop import Objective, Release, Schedule, train
+
+NORMS, AXES, CLASSES, DECODER = "norms", "axes", "class prior", "residual decoder"
+_NORM_BINS = 64
+_SHIFT = 12  # DCT codes are held in 1/256 of a pixel step: 2^20 basis units / 2^12
+_CODE_UNIT = 255.0 * 256.0  # integer units of a code that is 1 when a pixel runs from 0 to 1
+_HIDDEN = (200,)
+_LATENT_NOISE = 0.15
+_CERTAIN = 5.0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Public sizes, chosen from epsilon and the shape alone.
+
+    Tuned on 10,000 of MNIST's training rows (benchmarks/main.py); public constants for every other data set.
+    basis: DCT frequencies kept. latent: codes. radius: clip norm of whitened codes over sqrt(latent).
+    quantile: of the norms, becomes their bound. floor: least eigenvalue of a class, as a share of the mean one.
+    """
+
+    basis: int
+    latent: int
+    radius: float
+    quantile: float
+    floor: float
+
+
+def sizes_for(epsilon: float, pixels: int) -> Sizes:
+    """The public sizes of a fit."""
+    if epsilon < 0.5:
+        basis, latent, radius, floor = 80, 24, 0.6, 0.2
+    elif epsilon < 3:
+        basis, latent, radius, floor = 130, 30, 0.8, 0.1
+    else:
+        basis, latent, radius, floor = 200, 50, 0.8, 0.03
+    return Sizes(min(basis, pixels), min(latent, max(pixels // 4, 1)), radius, 0.9, floor)
+
+
+def draft(shape: tuple[int, int], classes: int, budget: Budget) -> Draft:
+    """The phases of a fit to images of a shape, before their noise is known."""
+    sizes = sizes_for(budget.epsilon, shape[0] * shape[1])
+    fidelity = budget.fidelity if budget.fidelity is not None else budget.epsilon > 1
+    fidelity = fidelity and budget.rows is not None
+    split = (
+        (0.02, 0.28, 0.70)
+        if not fidelity
+        else (0.02, 0.13, 0.45)
+        if budget.epsilon <= 3
+        else (0.02, 0.08, 0.20)
+    )
+    phases = [
+        statistics(NORMS, split[0], 1.0, math.sqrt(2), size=_NORM_BINS),
+        statistics(
+            AXES,
+            split[1],
+            moments.SENSITIVITY,
+            moments.REPLACE_RATIO,
+            size=len(moments.weights(sizes.basis)[0]),
+        ),
+        statistics(
+            CLASSES,
+            split[2],
+            moments.SENSITIVITY,
+            moments.REPLACE_RATIO,
+            size=classes * len(moments.weights(sizes.latent)[0]),
+        ),
+    ]
+    notes: tuple[str, ...] = ()
+    if fidelity and budget.rows is not None:
+        phases.append(_decoder_phase(budget.rows, sizes.latent + classes, shape, 1.0 - sum(split)))
+    elif budget.fidelity or (budget.fidelity is None and budget.epsilon > 1):
+        notes = ("no residual decoder: its gradients need a public divisor; declare --rows to train one",)
+    rows = budget.rows or 60_000
+    steps = phases[-1].steps if fidelity else 0
+    return Draft(
+        recipe="image",
+        phases=tuple(phases),
+        settings={"basis": sizes.basis, "latent": sizes.latent, "fidelity": fidelity},
+        rows_needed=lambda noisy: 4 * classes * noisy[2].mechanism().std * sizes.latent,
+        seconds=5.0 + 1e-7 * rows * shape[0] * shape[1] + 0.15 * steps,
+        megabytes=500 + 3e-5 * rows * shape[0] * shape[1],
+        notes=notes,
+    )
+
+
+def fit(run: Run, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int) -> ImageModel:
+    """The linear VAE of images and, if the plan has the phase, its residual decoder.
+
+    Shapes: images [n, h, w], labels [n] (codes; -1 takes no part in the class prior).
+    Errors: DataError when the *released* count says that there is next to nothing to learn from.
+    """
+    height, width = images.shape[1:]
+    sizes = sizes_for(run.plan.epsilon, height * width)
+    basis = moments.low_pass_basis(height, width, sizes.basis)
+    raw = moments.project(images.reshape(len(images), -1).astype(np.int64), basis, _SHIFT)
+    bound = _norm_bound(run, raw, height * width, sizes.quantile)
+    coded = _clipped(np.trunc(raw * (BOUND / bound)).astype(np.int64))
+    mean, axes, spread = _axes(run, coded)
+    center, encoder = np.rint(mean).astype(np.int64), _encoder(axes, spread, sizes)
+    latent = _clipped(moments.project(coded - center, encoder, 20))
+    to_unit = bound / BOUND / _CODE_UNIT
+    real = [torch.tensor(a) for a in (basis / 2.0**20, mean * to_unit, axes, spread * to_unit)]
+    prior = _prior(run, latent, labels, classes, sizes)
+    model = ImageModel(height, width, LinearCodes(*real), prior)
+    if run.plan.phase(DECODER) is None:
+        return model
+    return _with_decoder(run, model, torch.from_numpy(images), torch.from_numpy(labels))
+
+
+def _clipped(codes: Integers) -> Integers:
+    """Rows of L2 norm at most BOUND, in exact integers (guarantees.md rule 1)."""
+    return clip_to_grid(codes, BOUND).astype(np.int64, copy=False)
+
+
+def _norm_bound(run: Run, codes: Integers, pixels: int, quantile: float) -> float:
+    """A released quantile of the norms of codes, in code units; its range is a function of the shape."""
+    run.watch.phase(NORMS, 1)
+    top = _CODE_UNIT * math.sqrt(pixels)
+    norms = np.sqrt(np.einsum("ij,ij->i", codes, codes).astype(np.float64))
+    places = np.minimum((norms / top * _NORM_BINS).astype(np.int64), _NORM_BINS - 1)
+    counts = np.bincount(places, minlength=_NORM_BINS).astype(np.int64)
+    reached = np.cumsum(run.release(NORMS, [(counts, 1.0)])[0])
+    run.watch.advance(1)
+    if reached[-1] <= max(_CERTAIN * run.deviation(NORMS) * math.sqrt(_NORM_BINS), 1.0):
+        raise DataError(
+            "the released number of images cannot be told from none at this epsilon; "
+            "give more images or a larger epsilon"
+        )
+    return float(np.argmax(reached >= quantile * reached[-1]) + 1) / _NORM_BINS * top
+
+
+def _axes(run: Run, codes: Integers) -> tuple[Array, Array, Array]:
+    """Released mean [d], principal axes [d, d] and spreads [d] of bounded codes, in code units."""
+    run.watch.phase(AXES, 1)
+    size = codes.shape[1]
+    released = _released_moments(run, AXES, [codes], size)[0]
+    run.watch.advance(1)
+    mean, covariance = moments.covariance(released, 0.0)
+    values, vectors = np.linalg.eigh(covariance)
+    least = (1e-3 * BOUND) ** 2
+    return mean, vectors[:, ::-1].copy(), np.sqrt(np.maximum(values[::-1], least))
+
+
+def _encoder(axes: Array, spread: Array, sizes: Sizes) -> Integers:
+    """Integer map to whitened codes whose clip norm, radius * sqrt(k), is BOUND."""
+    scale = BOUND / (sizes.radius * math.sqrt(sizes.latent))
+    return moments.as_map(axes[:, : sizes.latent] / spread[: sizes.latent] * scale)
+
+
+def _prior(
+    run: Run, codes: Integers, labels: NDArray[np.int64], classes: int, sizes: Sizes
+) -> GaussianClasses:
+    """Released class-conditional Gaussians of whitened codes, their overall amplitude restored.
+
+    Clipping shortens codes. Whitened codes have a second moment of k by construction, so the prior is scaled
+    until it has it again: a function of releases only.
+    """
+    run.watch.phase(CLASSES, 1)
+    groups = _released_moments(run, CLASSES, [codes[labels == c] for c in range(classes)], sizes.latent)
+    run.watch.advance(1)
+    deviation = run.deviation(CLASSES) * BOUND**2 / math.sqrt(2)
+    means, covariances = moments.shrunk(groups, deviation, sizes.floor)
+    counts = np.maximum([group.count for group in groups], 1.0)
+    shares = counts / counts.sum()
+    power = float(shares @ (np.trace(covariances, axis1=1, axis2=2) + (means**2).sum(1)))
+    scale = math.sqrt(sizes.latent / max(power, 1e-300))
+    factors = np.linalg.cholesky(covariances * scale**2)
+    return GaussianClasses(torch.tensor(shares), torch.tensor(means * scale), torch.tensor(factors))
+
+
+def _released_moments(run: Run, phase: str, groups: list[Integers], size: int) -> list[moments.Moments]:
+    """Noisy moments of every group of one phase; a record is in one group, so they share one charge."""
+    weight, _, _ = moments.weights(size)
+    totals = np.stack([moments.sums(group) for group in groups])  # [groups, p]
+    values, block = np.unique(weight, return_inverse=True)
+    released = run.release(phase, [(totals[:, block == b], float(w)) for b, w in enumerate(values)])
+    noisy = np.empty(totals.shape)
+    for b, part in enumerate(released):
+        noisy[:, block == b] = part
+    return [moments.unpack(row, size) for row in noisy]
+
+
+def _decoder_phase(rows: int, latent: int, shape: tuple[int, int], share: float) -> Phase:
+    """Poisson batches of about 5 % of the declared rows, 30 to 3,000, for 350 steps."""
+    expected = float(min(max(rows // 20, 30), 3000, rows))
+    outputs = shape[0] * shape[1]
+    size = (latent + 1) * _HIDDEN[0] + (_HIDDEN[0] + 1) * outputs
+    return Phase(
+        name=DECODER,
+        kind="gradients",
+        share=share,
+        sensitivity=1.0,
+        replace_ratio=2.0,
+        sampling_rate=expected / rows,
+        steps=350,
+        size=size,
+    )
+
+
+def _with_decoder(run: Run, model: ImageModel, images: Tensor, labels: Tensor) -> ImageModel:
+    """The model with its residual decoder trained by noisy clipped gradients; the encoder is released already."""
+    phase = run.plan.phase(DECODER)
+    assert phase is not None
+    run.watch.phase(DECODER, phase.steps)
+    codes = model.embed(images)
+    base = model.codes.decode(
+        torch.cat([codes, codes.new_zeros(len(codes), model.codes.spread.shape[0] - codes.shape[1])], 1)
+    ).float()
+    parts = (conditioned(codes, labels, len(model.prior.weights)), base, images.flatten(1).float() / 255.0)
+    decoder = ResidualDecoder(parts[0].shape[1], _HIDDEN, parts[2].shape[1])
+    initialize(decoder.decoder.body, torch.Generator().manual_seed(0))
+    latent = codes.shape[1]
+
+    def loss(network: nn.Module, record: tuple[Tensor, ...]) -> Tensor:
+        z, linear, x, noise = record
+        moved = torch.cat([z[..., :latent] + _LATENT_NOISE * noise, z[..., latent:]], -1)
+        logits = network(moved, linear)
+        return nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
+
+    sampling = Poisson(phase.sampling_rate)
+    release = Release(sampling, phase.mechanism(), run.noise, lambda event: run.charge(DECODER, event))
+    expected = phase.sampling_rate * (run.plan.rows or 1)
+    schedule = Schedule(
+        phase.steps, expected, learning_rate=2e-3, warm_up=10, cosine=True, average=0.97, block=phase.steps
+    )
+    summation = Summation("by rule", phase.precision, MICRO_BATCH["by rule"])
+    train(decoder, Objective(loss, latent, summation), parts, release, schedule, run.watch)
+    return ImageModel(model.height, model.width, model.codes, model.prior, decoder.eval())

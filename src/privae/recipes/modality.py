@@ -1,0 +1,276 @@
+"""From a person's data to a recipe and back: what a table and a set of images each bring to the front door."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from privae.data.codec import Codec
+from privae.data.images import ImageSchema, label_codes
+from privae.data.schema import Schema
+from privae.errors import PrivacyRefused, UsageError
+from privae.models.image import ImageModel
+from privae.models.latent import LatentModel
+from privae.models.likelihoods import Bernoulli, Categorical
+from privae.models.networks import Network
+from privae.models.table import TableModel
+from privae.recipes import gradients, image, table
+from privae.recipes.gradients import Training
+from privae.recipes.phases import CATEGORIES, Budget, Draft, Run, statistics
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FittedTable:
+    """A table's model: DataFrames in and out."""
+
+    schema: Schema
+    model: TableModel | LatentModel
+    kind: str = "table"
+
+    @property
+    def codec(self) -> Codec:
+        """The codec of the final schema."""
+        return Codec(self.schema)
+
+    def sample(self, count: int, seed: int) -> pd.DataFrame:
+        """`count` new rows: the schema's columns, order and dtypes."""
+        return self.codec.decode(self._codes(count, seed), np.random.default_rng(seed))
+
+    def score(self, data: pd.DataFrame) -> Floats:
+        """Log-likelihood bound of every row, [n]."""
+        return self._scored(self.codec.encode(data))
+
+    def embed(self, data: pd.DataFrame) -> Floats:
+        """Latent codes of every row, [n, k]; the label is not used."""
+        codes = self.codec.encode(data)
+        if isinstance(self.model, TableModel):
+            return _array(self.model.embed(torch.from_numpy(codes.astype(np.int64))))
+        return _array(self.model.embed(self.codec.onehot(codes), _none(len(codes))))
+
+    def sampled_scores(self, count: int, data: pd.DataFrame) -> Floats:
+        """Scores of the model's own samples, without a label if `data` has none."""
+        codes = self._codes(count, 0)
+        label = self.codec.label
+        if label is not None and self.schema.label not in data.columns:
+            codes[:, label] = -1
+        return self._scored(codes)
+
+    def _scored(self, codes: NDArray[np.int32]) -> Floats:
+        if isinstance(self.model, TableModel):
+            return _array(self.model.log_likelihood(torch.from_numpy(codes.astype(np.int64))))
+        return _array(self.model.log_likelihood(self.codec.onehot(codes), _none(len(codes))))
+
+    def _codes(self, count: int, seed: int) -> NDArray[np.int32]:
+        generator = torch.Generator().manual_seed(seed)
+        if isinstance(self.model, TableModel):
+            return self.model.sample(count, generator).numpy().astype(np.int32)
+        onehot, _ = self.model.sample(count, generator)
+        blocks = torch.split(onehot, self.codec.sizes.tolist(), 1)
+        return torch.stack([block.argmax(1) for block in blocks], 1).numpy().astype(np.int32)
+
+
+@dataclass(frozen=True)
+class FittedImages:
+    """A model of images: arrays in and out. Scores and codes use no labels."""
+
+    schema: ImageSchema
+    model: ImageModel | LatentModel
+    kind: str = "image"
+
+    def sample(self, count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.object_] | None]:
+        """`count` new images, uint8 [n, h, w], and their labels as texts, or None."""
+        generator = torch.Generator().manual_seed(seed)
+        pixels, classes = self.model.sample(count, generator)
+        if isinstance(self.model, LatentModel):
+            pixels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+        x = pixels.view(-1, self.schema.height, self.schema.width).numpy()
+        if not isinstance(self.schema.classes, tuple):
+            return x, None
+        return x, np.array(self.schema.classes, dtype=object)[classes.numpy()]
+
+    def score(self, data: NDArray[np.uint8]) -> Floats:
+        """Log-likelihood bound of every image, [n]."""
+        x = torch.from_numpy(self._checked(data))
+        if isinstance(self.model, LatentModel):
+            return _array(self.model.log_likelihood(_unit(x), _none(len(x))))
+        return _array(self.model.log_likelihood(x, _none(len(x))))
+
+    def embed(self, data: NDArray[np.uint8]) -> Floats:
+        """Latent codes of every image, [n, k]."""
+        x = torch.from_numpy(self._checked(data))
+        if isinstance(self.model, LatentModel):
+            return _array(self.model.embed(_unit(x), _none(len(x))))
+        return _array(self.model.embed(x))
+
+    def sampled_scores(self, count: int, data: NDArray[np.uint8]) -> Floats:  # noqa: ARG002
+        """Scores of the model's own samples."""
+        return self.score(self.sample(count, 0)[0])
+
+    def _checked(self, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if (
+            data.ndim != 3
+            or data.shape[1:] != (self.schema.height, self.schema.width)
+            or data.dtype != np.uint8
+        ):
+            raise UsageError(
+                f"images must be uint8 [n, {self.schema.height}, {self.schema.width}] as in the fit"
+            )
+        return np.ascontiguousarray(data)
+
+
+Fitted = FittedTable | FittedImages
+"""A fitted model together with the public schema that its records are read by."""
+
+
+@dataclass(frozen=True)
+class TableRecipe:
+    """How a table is fitted: by its statistics, or by gradients alone."""
+
+    schema: Schema
+    by_gradients: bool = False
+    training: Training = field(default_factory=Training)
+    network: Network | None = None
+
+    def draft(self, budget: Budget) -> Draft:
+        """The phases of the fit. Errors: UsageError or PrivacyRefused for a schema that cannot be fitted."""
+        self.schema.check()
+        if self.schema.person is not None:
+            raise PrivacyRefused(
+                "the schema declares a person column, and rows charged as records would understate what a person "
+                "loses; keep one row a person and remove `person`"
+            )
+        if len(self.schema.kept) < 2:
+            raise UsageError("a table needs at least two kept columns; a histogram serves one")
+        if not self.by_gradients:
+            return table.draft(self.schema, budget)
+        if self.schema.bought:
+            raise UsageError('categories = "bought" is not combined with recipe="gradients"; declare them')
+        codec = Codec(self.schema)
+        return gradients.draft(int(codec.offsets[-1]), 1, self._network(codec), self.training, budget)
+
+    def fit(self, run: Run, data: pd.DataFrame, labels: NDArray[Any] | None = None) -> FittedTable:  # noqa: ARG002
+        """Fit as the plan says."""
+        schema = self.schema
+        if schema.bought:
+            schema = table.buy_categories(run, data, schema)
+        codec = Codec(schema)
+        codes = codec.encode(data, strict=run.plan.strict)
+        if self.by_gradients:
+            likelihood = Categorical(tuple(codec.sizes.tolist()))
+            records = (codec.onehot(codes), _none(len(codes)).numpy())
+            return FittedTable(schema, gradients.fit(run, records, likelihood, 1, self._network(codec)))
+        fitted, layout = table.fit(run, codes, codec)
+        samples = codec.onehot(table.with_label(fitted.model, layout, gradients.WARM_ROWS, 0))
+        sizes = tuple(codec.sizes.tolist())
+        network = gradients.warm_start(samples, sizes, layout.label, run.watch)
+        return FittedTable(schema, TableModel(fitted.model, network, sizes, layout.label))
+
+    def _network(self, codec: Codec) -> Network:
+        return self.network or gradients.default_network(int(codec.offsets[-1]), 1, self.training)
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """How images are fitted: closed form with an optional decoder, or by gradients alone."""
+
+    schema: ImageSchema
+    by_gradients: bool = False
+    training: Training = field(default_factory=Training)
+    network: Network | None = None
+
+    @property
+    def classes(self) -> int:
+        """Number of declared classes; 1 without labels."""
+        return len(self.schema.classes) if isinstance(self.schema.classes, tuple) else 1
+
+    def draft(self, budget: Budget) -> Draft:
+        """The phases of the fit."""
+        self.schema.check()
+        shape = (self.schema.height, self.schema.width)
+        if self.by_gradients:
+            if self.schema.classes == "bought":
+                raise UsageError('recipe="gradients" needs declared classes: --classes 10, say')
+            inputs = shape[0] * shape[1]
+            return gradients.draft(inputs, self.classes, self._network(), self.training, budget)
+        drafted = image.draft(shape, self.classes, budget)
+        if self.schema.classes != "bought":
+            return drafted
+        bought = statistics(CATEGORIES, table.CATEGORY_SHARE, 1.0, np.sqrt(2.0))
+        rest = [p.model_copy(update={"share": p.share * (1 - table.CATEGORY_SHARE)}) for p in drafted.phases]
+        note = "labels are bought: declare them with --classes to spend nothing on them"
+        return Draft(**{**drafted.__dict__, "phases": (bought, *rest), "notes": (*drafted.notes, note)})
+
+    def fit(self, run: Run, data: NDArray[np.uint8], labels: NDArray[Any] | None = None) -> FittedImages:
+        """Fit as the plan says; labels outside the classes take no part in the class prior."""
+        schema = self.schema
+        if schema.classes == "bought":
+            if labels is None:
+                raise UsageError("the file has no labels y to buy; leave out the purchase")
+            schema = schema.with_classes(table.buy_texts(run, [pd.Series(labels)])[0])
+        classes = schema.classes if isinstance(schema.classes, tuple) else None
+        if classes is not None and labels is None:
+            raise UsageError("classes are declared, but there are no labels y; fit without --classes")
+        codes = _codes(labels, classes, len(data))
+        x = np.ascontiguousarray(data)
+        if not self.by_gradients:
+            return FittedImages(schema, image.fit(run, x, codes, len(classes) if classes else 1))
+        records = (_unit(torch.from_numpy(x)), codes)
+        likelihood = Bernoulli(schema.height * schema.width)
+        return FittedImages(schema, gradients.fit(run, records, likelihood, self.classes, self._network()))
+
+    def _network(self) -> Network:
+        size = self.schema.height * self.schema.width
+        return self.network or gradients.default_network(size, self.classes, self.training)
+
+
+def to_members(fitted: Fitted) -> tuple[dict[str, bytes], dict[str, torch.Tensor]]:
+    """What a model file stores of a fitted model: JSON members, and tensors."""
+    schema = fitted.schema.dumps() if isinstance(fitted.schema, Schema) else fitted.schema.model_dump_json()
+    config = {"kind": fitted.kind, "model": type(fitted.model).__name__, "config": fitted.model.config()}
+    members = {"schema": schema.encode(), "model.json": json.dumps(config).encode()}
+    return members, fitted.model.state()
+
+
+def from_members(
+    members: dict[str, bytes], state: dict[str, torch.Tensor], network: Network | None = None
+) -> FittedTable | FittedImages:
+    """Inverse of `to_members`; a network of one's own must be given again."""
+    stored = json.loads(members["model.json"])
+    models = {"TableModel": TableModel.load, "ImageModel": ImageModel.load}
+    if stored["model"] == "LatentModel":
+        if stored["config"]["network"] is None and network is None:
+            raise UsageError("this model was fitted with a network of your own; load it with network=...")
+        model: Any = LatentModel.load(stored["config"], state, network)
+    else:
+        model = models[stored["model"]](stored["config"], state)
+    if stored["kind"] == "table":
+        return FittedTable(Schema.loads(members["schema"].decode()), model)
+    return FittedImages(ImageSchema.model_validate_json(members["schema"]), model)
+
+
+def _codes(labels: NDArray[Any] | None, classes: tuple[str, ...] | None, count: int) -> NDArray[np.int64]:
+    """Class codes [n]; without classes, every image belongs to the one group."""
+    if classes is None:
+        return np.zeros(count, dtype=np.int64)
+    assert labels is not None
+    if len(labels) != count:
+        raise UsageError("there must be one label an image")
+    return label_codes(labels, classes)
+
+
+def _unit(images: torch.Tensor) -> torch.Tensor:
+    return images.flatten(1).float() / 255.0
+
+
+def _none(count: int) -> torch.Tensor:
+    return torch.full((count,), -1, dtype=torch.int64)
+
+
+def _array(values: torch.Tensor) -> Floats:
+    return values.double().numpy()

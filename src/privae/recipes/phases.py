@@ -1,0 +1,141 @@
+"""What every recipe shares: phases become releases through one mechanism, one noise source and one ledger."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privae.errors import PrivacyRefused
+from privae.plan import (
+    MOST_NUMBERS,
+    THRESHOLD_SHARE,
+    Phase,
+    Plan,
+    Recipe,
+    Setting,
+    calibrated,
+    check_budget,
+    sampler_delta,
+)
+from privae.privacy.mechanism import Event, Mechanism
+from privae.privacy.noise import NoiseSource
+from privae.training.watch import Watch
+
+Array = NDArray[np.float64]
+CATEGORIES = "categories"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a person decides before a fit: the promise, the rough number of rows, and how to spend it."""
+
+    epsilon: float
+    delta: float
+    rows: int | None = None
+    strict: bool = False
+    fidelity: bool | None = None
+
+    @property
+    def accountant_delta(self) -> float:
+        """Delta without the sampler's share; a recipe that buys categories takes its threshold's share too."""
+        return self.delta - sampler_delta(self.epsilon)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A recipe's part of a plan: phases with shares but no noise yet, and what it expects."""
+
+    recipe: Recipe
+    phases: tuple[Phase, ...]
+    settings: dict[str, Setting]
+    rows_needed: Callable[[Sequence[Phase]], float]
+    seconds: float
+    megabytes: float
+    notes: tuple[str, ...] = ()
+
+
+def plan_of(draft: Draft, budget: Budget, schema_hash: str, code_version: str) -> Plan:
+    """The finished plan: noise for every phase, fixed before anything is released (rule 16)."""
+    check_budget(budget.epsilon, budget.delta, budget.rows)
+    buys = any(phase.name == CATEGORIES for phase in draft.phases) and math.isfinite(budget.epsilon)
+    threshold = THRESHOLD_SHARE * budget.delta if buys else 0.0
+    phases = calibrated(draft.phases, budget.epsilon, budget.accountant_delta - threshold)
+    needed = math.ceil(draft.rows_needed(phases)) if math.isfinite(budget.epsilon) else 1
+    return Plan(
+        recipe=draft.recipe,
+        epsilon=budget.epsilon,
+        delta=budget.delta,
+        rows=budget.rows,
+        strict=budget.strict,
+        phases=phases,
+        settings=draft.settings,
+        schema_hash=schema_hash,
+        rows_needed=needed,
+        seconds=round(draft.seconds, 1),
+        megabytes=round(draft.megabytes),
+        delta_threshold=threshold,
+        notes=(*draft.notes, *_verdict(budget.rows, needed)),
+        code_version=code_version,
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fit under way: the only thing that turns private sums into released numbers.
+
+    charge writes an event of a phase into every ledger, or raises PrivacyRefused; it returns epsilon so far.
+    """
+
+    plan: Plan
+    charge: Callable[[str, Event], float | None] = field(repr=False)
+    noise: NoiseSource = field(repr=False)
+    watch: Watch = field(repr=False)
+
+    def release(self, name: str, totals: Sequence[tuple[NDArray[np.int64], float]]) -> list[Array]:
+        """Noisy integer sums of one phase, charged first.
+
+        totals: blocks of integer sums, each with the public weight that the phase's sensitivity is stated in
+        (sensitivity = L2 norm of all weighted blocks). Noise of std s on a weighted block is noise of s / weight
+        on its integers, so every block is released on its own grid of integers (guarantees.md rules 1 and 3).
+        """
+        phase = self._phase(name)
+        self.watch.advance(0, self.charge(name, phase.event()))
+        return [self._mechanism(phase, weight).release(total, self.noise) for total, weight in totals]
+
+    def deviation(self, name: str) -> float:
+        """Standard deviation of the noise of a phase, in its weighted units; 0 without noise."""
+        return self._phase(name).mechanism().std
+
+    def finish(self) -> None:
+        """Refuse if more noise was drawn than the sampler's share of delta was charged for."""
+        if self.noise.numbers_drawn > MOST_NUMBERS:
+            raise PrivacyRefused(
+                "more noise was drawn than was charged for; plan fewer steps or fewer parameters"
+            )
+
+    def _phase(self, name: str) -> Phase:
+        phase = self.plan.phase(name)
+        if phase is None:
+            raise PrivacyRefused(f"the plan has no phase '{name}': nothing may be released for it")
+        return phase
+
+    @staticmethod
+    def _mechanism(phase: Phase, weight: float) -> Mechanism:
+        return phase.model_copy(update={"sensitivity": phase.sensitivity / weight}).mechanism()
+
+
+def statistics(name: str, share: float, sensitivity: float, replace_ratio: float, **more: Any) -> Phase:  # noqa: ANN401
+    """A phase that releases one sum of integer contributions."""
+    return Phase(name=name, share=share, sensitivity=sensitivity, replace_ratio=replace_ratio, **more)
+
+
+def _verdict(rows: int | None, needed: int) -> tuple[str, ...]:
+    if rows is not None and rows < needed:
+        return (
+            f"weak: with about {rows} rows the noise will dominate; this epsilon is expected to work "
+            f"from about {needed} rows",
+        )
+    return ()

@@ -1,0 +1,1 @@
+"""Report: what a person looks at after a fit."""

@@ -1,0 +1,286 @@
+"""The front door: VAE, fitted once with a printed guarantee, then sampled, scored, embedded and saved for free."""
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.exceptions import NotFittedError
+from torch import Tensor
+
+from privae import files
+from privae.data.images import ImageSchema
+from privae.data.schema import Schema
+from privae.errors import ArtifactError, DataError, PrivacyRefused, UsageError
+from privae.models.networks import Network
+from privae.plan import Plan, check_budget
+from privae.privacy.guarantee import Guarantee
+from privae.privacy.ledger import Charge, Ledger
+from privae.privacy.mechanism import Event
+from privae.privacy.noise import NoiseSource
+from privae.recipes.gradients import Training
+from privae.recipes.modality import Fitted, ImageRecipe, TableRecipe, from_members, to_members
+from privae.recipes.phases import Budget, Run, plan_of
+from privae.training.watch import Silent, Watch
+
+DEFAULT_DELTA = 1e-6
+_OWN_SAMPLES = 10_000  # samples of the model that set the threshold of `predict`
+_DEFAULT_COUNT = 1000
+
+
+class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """A variational autoencoder fitted under differential privacy, by scikit-learn's conventions.
+
+    epsilon: the promise; it has no default, and math.inf fits without noise (NOT PRIVATE). delta: its slack.
+    rows: roughly how many records there are, as you would say in public; gradients need it as their divisor.
+    recipe: "auto" (statistics first) or "gradients" (the whole network by noisy clipped gradients).
+    schema: Schema for a table (here or in `fit`); for images, found from their shape and `classes`.
+    classes: of images with labels: their number (labels "0", "1", ...), their names, or None to buy them.
+    fidelity: train a residual decoder for images; None decides by epsilon. strict: refuse values outside the schema.
+    training, network: sizes of, and a network for, recipe="gradients".
+    """
+
+    def __init__(  # noqa: PLR0913  scikit-learn reads hyper-parameters off the constructor
+        self,
+        epsilon: float,
+        delta: float = DEFAULT_DELTA,
+        rows: int | None = None,
+        recipe: str = "auto",
+        schema: Schema | ImageSchema | None = None,
+        classes: int | tuple[str, ...] | None = None,
+        fidelity: bool | None = None,
+        strict: bool = False,
+        training: Training | None = None,
+        network: Network | None = None,
+    ) -> None:
+        self.epsilon = epsilon
+        self.delta = delta
+        self.rows = rows
+        self.recipe = recipe
+        self.schema = schema
+        self.classes = classes
+        self.fidelity = fidelity
+        self.strict = strict
+        self.training = training
+        self.network = network
+
+    def plan(self, schema: Schema | ImageSchema | None = None) -> Plan:
+        """Every public choice of the fit, its noise included; reads no data.
+
+        Errors: UsageError for arguments or a schema that cannot be meant; PrivacyRefused for a person column.
+        """
+        chosen = schema or self.schema
+        if chosen is None:
+            raise UsageError("a table needs a schema; draft one with: privae schema patients.csv")
+        rows = self.rows if self.rows is not None or isinstance(chosen, ImageSchema) else chosen.rows
+        budget = Budget(float(self.epsilon), float(self.delta), rows, self.strict, self.fidelity)
+        check_budget(budget.epsilon, budget.delta, budget.rows)
+        recipe = self._recipe(chosen)
+        return plan_of(recipe.draft(budget), budget, chosen.hash, code_version())
+
+    def fit(  # noqa: PLR0913  the call that spends: everything that could change its outcome is named
+        self,
+        X: Any,  # noqa: ANN401  scikit-learn's name: a DataFrame, or uint8 images [n, h, w]
+        y: Any = None,  # noqa: ANN401
+        *,
+        schema: Schema | ImageSchema | None = None,
+        plan: Plan | None = None,
+        ledger: Ledger | str | Path | None = None,
+        noise: NoiseSource | None = None,
+        watch: Watch | None = None,
+    ) -> Self:
+        """Spend the budget once; everything afterwards is free.
+
+        X: DataFrame of a table, or uint8 images [n, h, w] with optional labels y [n]. plan: one made by `plan`,
+        followed exactly or refused. ledger: a data set's ledger, charged with the whole plan before anything is
+        released. noise: for repeatable tests only; the default draws a fresh secret key.
+        Guarantee: `self.guarantee`, for any true number of records.
+        """
+        data, chosen = self._data(X, y, schema or self.schema)
+        agreed = plan or self.plan(chosen)
+        if agreed.schema_hash != chosen.hash:
+            raise UsageError("the plan was made for another schema; plan again")
+        source = noise or NoiseSource()
+        own = Ledger.fresh(agreed.delta)
+        charges = _charges(agreed)
+        if ledger is not None:
+            shared = ledger if isinstance(ledger, Ledger) else Ledger.load(Path(ledger))
+            shared.spend(list(charges.values()))  # privacy: written down first, the whole plan, or refused
+
+        def charge(phase: str, event: Event) -> float:
+            if charges[phase].event != event:
+                raise PrivacyRefused(f"phase '{phase}' is about to do something else than was planned")
+            own.spend([charges[phase]])
+            return own.epsilon
+
+        run = Run(agreed, charge, source, watch or Silent())
+        fitted = self._recipe(chosen, agreed).fit(run, data, y)
+        run.finish()
+        return self._set(fitted, agreed, own, fixed_noise=source.fixed)
+
+    def sample(self, n: int | None = None, seed: int | None = None) -> Any:  # noqa: ANN401
+        """New records in the form of the data: a DataFrame, or images (with their labels, if they had any).
+
+        n: the declared number of rows by default, else 1,000. seed: repeats a sample; None draws a fresh one.
+        """
+        count = n if n is not None else self.plan_.rows or _DEFAULT_COUNT
+        if count < 0:
+            raise UsageError("n, the number of records to sample, must not be negative")
+        made = self._fitted.sample(count, int(torch.seed() % 2**31) if seed is None else seed)
+        if isinstance(made, pd.DataFrame):
+            return made
+        return made[0] if made[1] is None else made
+
+    def score_samples(self, X: Any) -> NDArray[np.float64]:  # noqa: ANN401
+        """Log-likelihood bound of every record [n]; higher is more ordinary (scikit-learn's sign)."""
+        return self._fitted.score(X)
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:  # noqa: ANN401
+        """Anomaly score of every record [n]; higher is stranger (PyOD's sign)."""
+        return -self.score_samples(X)
+
+    def predict(self, X: Any, contamination: float = 0.05) -> NDArray[np.int64]:  # noqa: ANN401
+        """1 for an anomaly, else 0, [n]: stranger than all but a share `contamination` of the model's own samples.
+
+        The threshold is a function of the released model alone, never of training scores.
+        """
+        if not 0 < contamination < 1:
+            raise UsageError("contamination is a share between 0 and 1")
+        own = -self._fitted.sampled_scores(_OWN_SAMPLES, X)
+        return (self.decision_function(X) > np.quantile(own, 1 - contamination)).astype(np.int64)
+
+    def transform(self, X: Any) -> NDArray[np.float64]:  # noqa: ANN401
+        """Latent codes (embeddings) of every record: [n, k]."""
+        return self._fitted.embed(X)
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """What is promised, counted how, and what is not covered."""
+        self._fitted  # noqa: B018  raises before the fit
+        return self.guarantee_
+
+    @property
+    def ledger(self) -> Ledger:
+        """Every release of the fit, hash-chained."""
+        self._fitted  # noqa: B018
+        return self.ledger_
+
+    def save(self, path: str | Path) -> None:
+        """Write the model file: a zip of safetensors and JSON with the schema, plan, guarantee and ledger."""
+        members, state = to_members(self._fitted)
+        members |= {
+            "plan.toml": self.plan_.dumps().encode(),
+            "guarantee.json": json.dumps(self.guarantee_.to_dict()).encode(),
+            "ledger.jsonl": self.ledger_.dumps().encode(),
+            "weights.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in state.items()}),
+        }
+        files.write_archive(Path(path), members)
+
+    @classmethod
+    def load(cls, path: str | Path, network: Network | None = None) -> "VAE":
+        """A fitted model from its file, after its hashes, ledger and guarantee were checked.
+
+        Errors: ArtifactError for a file that is damaged, changed, or promises what its ledger does not show.
+        """
+        members = files.read_archive(Path(path))
+        try:
+            plan = Plan.loads(members["plan.toml"].decode())
+            ledger = Ledger.parse(members["ledger.jsonl"].decode())
+            guarantee = Guarantee.from_dict(json.loads(members["guarantee.json"]))
+            state: dict[str, Tensor] = safetensors.torch.load(members["weights.safetensors"])
+            fitted = from_members(members, state, network)
+        except (KeyError, ValueError, RuntimeError, AssertionError, safetensors.SafetensorError):
+            raise ArtifactError(
+                f"{path} lacks a part or holds one that does not read; restore a copy"
+            ) from None
+        if ledger.events != plan.events or guarantee.to_dict() != _promised(plan, guarantee):
+            raise ArtifactError(
+                f"{path}: its guarantee does not follow from its plan and ledger; do not trust it"
+            )
+        model = cls(plan.epsilon, plan.delta, plan.rows, schema=fitted.schema, strict=plan.strict)
+        return model._set(fitted, plan, ledger, fixed_noise=FIXED_NOISE in guarantee.not_covered)
+
+    def _recipe(self, schema: Schema | ImageSchema, plan: Plan | None = None) -> TableRecipe | ImageRecipe:
+        if self.recipe not in ("auto", "gradients"):
+            raise UsageError('recipe is "auto" or "gradients"')
+        by_gradients = plan.recipe == "gradients" if plan else self.recipe == "gradients"
+        training = self.training or Training()
+        if isinstance(schema, ImageSchema):
+            return ImageRecipe(schema, by_gradients, training, self.network)
+        return TableRecipe(schema, by_gradients, training, self.network)
+
+    def _data(self, x: Any, y: Any, schema: Schema | ImageSchema | None) -> tuple[Any, Schema | ImageSchema]:  # noqa: ANN401
+        if isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.ndim == 3:
+            return x, schema or image_schema(x.shape[1:], self.classes, labelled=y is not None)
+        if isinstance(schema, Schema) and isinstance(x, np.ndarray) and x.ndim == 2:
+            x = pd.DataFrame(x, columns=[column.name for column in schema.kept][: x.shape[1]])
+        if not isinstance(x, pd.DataFrame):
+            raise DataError(
+                "the data must be a pandas DataFrame, or images as a uint8 array [n, height, width]"
+            )
+        if not isinstance(schema, Schema):
+            raise UsageError("a table needs a schema; draft one with: privae schema patients.csv")
+        if y is not None and schema.label is not None and schema.label not in x.columns:
+            x = x.assign(**{schema.label: np.asarray(y)})
+        return x, schema.ordered([str(name) for name in x.columns])
+
+    def _set(self, fitted: Fitted, plan: Plan, ledger: Ledger, *, fixed_noise: bool) -> Self:
+        guarantee = plan.guarantee()
+        if fixed_noise:
+            guarantee = Guarantee(
+                **{**guarantee.__dict__, "not_covered": (FIXED_NOISE, *guarantee.not_covered)}
+            )
+        self.fitted_, self.plan_, self.ledger_, self.guarantee_ = fitted, plan, ledger, guarantee
+        return self
+
+    @property
+    def _fitted(self) -> Fitted:
+        if not hasattr(self, "fitted_"):
+            raise NotFittedError("this VAE is not fitted yet; call fit first")
+        return self.fitted_
+
+
+FIXED_NOISE = "a noise key was given by hand: whoever knows it can remove the noise; for tests only"
+
+
+def image_schema(
+    shape: tuple[int, ...], classes: int | tuple[str, ...] | None, *, labelled: bool
+) -> ImageSchema:
+    """The public facts of images: their shape, and classes declared, to be bought (labels without), or none."""
+    height, width = int(shape[0]), int(shape[1])
+    if isinstance(classes, int):
+        if classes < 1:
+            raise UsageError("classes must be at least 1: how many different labels there are")
+        return ImageSchema.with_class_count(height, width, classes)
+    return ImageSchema(height=height, width=width, classes=classes or ("bought" if labelled else None))
+
+
+def code_version() -> str:
+    """The installed version of privae."""
+    try:
+        return version("privae")
+    except PackageNotFoundError:
+        return "source"
+
+
+def _charges(plan: Plan) -> dict[str, Charge]:
+    """One charge a phase; what is added to delta stands with the first."""
+    added = plan.delta_threshold + plan.delta_sampler
+    return {
+        phase.name: Charge(
+            plan.hash, plan.schema_hash, phase.name, phase.event(), added_delta=added if i == 0 else 0.0
+        )
+        for i, phase in enumerate(plan.phases)
+    }
+
+
+def _promised(plan: Plan, stored: Guarantee) -> dict[str, Any]:
+    fixed = [FIXED_NOISE] if FIXED_NOISE in stored.not_covered else []
+    fresh = plan.guarantee().to_dict()
+    return {**fresh, "not_covered": [*fixed, *fresh["not_covered"]]}
