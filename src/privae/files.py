@@ -15,6 +15,8 @@ from privae.errors import ArtifactError, ResourceError, UsageError
 
 FORMAT = "privae/1"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+# the zip's comment is the SHA-256 of all bytes before it: zip fields such as dates have no hash of their own
+_SEAL = 64
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -37,6 +39,8 @@ def check_writable(path: Path) -> None:
     """
     if path.is_dir():
         raise UsageError(f"{path} is a directory; name a file")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is not a regular file, and would be replaced; name a file")
     if not path.parent.is_dir():
         raise UsageError(f"the folder {path.parent} does not exist; create it first")
     if not os.access(path.parent, os.W_OK):
@@ -73,13 +77,13 @@ def write_archive(path: Path, members: Mapping[str, bytes]) -> None:
     """Write a zip of `members` plus a manifest of their SHA-256 hashes, atomically."""
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
     manifest = canonical_json({"format": FORMAT, "sha256": hashes})
-
-    def write(file: BinaryIO) -> None:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in {"manifest.json": manifest, **members}.items():
-                archive.writestr(zipfile.ZipInfo(name, _EPOCH), content, zipfile.ZIP_DEFLATED)
-
-    write_atomically(path, write)
+    whole = BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.comment = bytes(_SEAL)
+        for name, content in {"manifest.json": manifest, **members}.items():
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), content, zipfile.ZIP_DEFLATED)
+    body = whole.getvalue()[:-_SEAL]
+    write_atomically(path, lambda file: file.write(body + _seal(body)))
 
 
 def read_archive(path: Path) -> dict[str, bytes]:
@@ -102,6 +106,8 @@ def read_archive(path: Path) -> dict[str, bytes]:
         ) from None
     except Exception as error:  # noqa: BLE001  zlib.error and struct.error have no common parent
         raise ArtifactError(f"{path} is damaged ({type(error).__name__}); restore a copy") from None
+    if content[-_SEAL:] != _seal(content[:-_SEAL]):
+        raise ArtifactError(f"{path} was changed after it was written; restore a copy")
     if form != FORMAT:
         raise ArtifactError(f"{path} has another format version; this privae reads {FORMAT}")
     if {name: hashlib.sha256(body).hexdigest() for name, body in members.items()} != hashes:
@@ -109,6 +115,10 @@ def read_archive(path: Path) -> dict[str, bytes]:
             f"{path} was changed after it was written: its hashes do not match; restore a copy"
         )
     return members
+
+
+def _seal(body: bytes) -> bytes:
+    return hashlib.sha256(body).hexdigest().encode()
 
 
 def _as_ours(error: OSError, path: Path) -> ResourceError | UsageError:

@@ -1,0 +1,105 @@
+"""The options of the command line, each named and explained once."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class Example(StrEnum):
+    """Packaged public data."""
+
+    ADULT = "adult"
+    DIGITS = "digits"
+
+
+class Recipe(StrEnum):
+    """How to fit: statistics first, or the whole network by noisy gradients."""
+
+    AUTO = "auto"
+    GRADIENTS = "gradients"
+
+
+class Composition(StrEnum):
+    """How a ledger adds up plans that were chosen one after the other."""
+
+    RENYI = "renyi"
+    GAUSSIAN = "gaussian"
+
+
+def option(*names: str, text: str) -> Any:  # noqa: ANN401  typer's own type
+    """An option whose text says its default, if it has one."""
+    return typer.Option(*names, help=text, show_default=False)
+
+
+def argument(name: str, text: str) -> Any:  # noqa: ANN401
+    """A positional argument."""
+    return typer.Argument(metavar=name, help=text, show_default=False)
+
+
+Quiet = Annotated[bool, option("--quiet", "-q", text="Say nothing but errors and what was asked for.")]
+AsJson = Annotated[bool, option("--json", text="Print one JSON object on stdout, and nothing else there.")]
+
+Data = Annotated[
+    Path, argument("DATA", "A table (.csv, .parquet), or images (.npz: x uint8 [n, h, w], perhaps y).")
+]
+Table = Annotated[Path, argument("TABLE", "A table (.csv or .parquet).")]
+Model = Annotated[Path, argument("MODEL", "A model file (.privae).")]
+LedgerFile = Annotated[Path, argument("LEDGER", "The ledger of a data set.")]
+Which = Annotated[
+    Example, argument("[adult|digits]", "Which packaged data: people (the default), or digits.")
+]
+
+SchemaFile = Annotated[
+    Path | None, option("--schema", text="The table's schema; draft one with: privae schema.")
+]
+Epsilon = Annotated[
+    float | None, option("--epsilon", text="The promise: 1 is strong, 10 weak, inf none. No default.")
+]
+Delta = Annotated[float | None, option("--delta", text="The chance that the promise fails. Default: 1e-6.")]
+Rows = Annotated[
+    int | None, option("--rows", text="Roughly how many records, as you would say it in public.")
+]
+Classes = Annotated[
+    str | None, option("--classes", text="Labels of images: 10 means 0 to 9, or names: cat,dog.")
+]
+HowToFit = Annotated[
+    Recipe | None, option("--recipe", text="auto: statistics first. gradients: the whole network.")
+]
+Fidelity = Annotated[
+    bool | None,
+    option(
+        "--fidelity/--no-fidelity",
+        text="Train on by gradients: images get a sharper decoder (default above epsilon 1), tables a finer encoder.",
+    ),
+]
+Strict = Annotated[
+    bool, option("--strict", text="Refuse values outside the schema; the guarantee then says so.")
+]
+PlanFile = Annotated[Path | None, option("--plan", text="Follow a plan written by: privae plan -o.")]
+Charged = Annotated[Path | None, option("--ledger", text="Charge this ledger; refused past its cap.")]
+
+Output = Annotated[Path, option("--output", "-o", text="The file to write.")]
+MaybeOutput = Annotated[Path | None, option("--output", "-o", text="The file to write.")]
+ModelOutput = Annotated[
+    Path | None, option("--output", "-o", text="The model file. Default: DATA, ending in .privae.")
+]
+Folder = Annotated[Path, option("--output", "-o", text="The folder to write. Default: demo.")]
+
+Public = Annotated[bool, option("--public", text="The rows are public: read bounds and categories, too.")]
+Count = Annotated[
+    int | None, option("-n", text="How many records. Default: the declared rows, or else 1000.")
+]
+Seed = Annotated[int | None, option("--seed", text="Repeat a sample. Default: a fresh one.")]
+Top = Annotated[
+    int | None,
+    option(
+        "--top",
+        text="Only the strangest. Default: 20, or all of them with -o.",
+    ),
+]
+Cap = Annotated[float, option("--epsilon", text="What all fits together may spend.")]
+HowToAdd = Annotated[
+    Composition, option("--composition", text="renyi (default), or gaussian: plans without gradients only.")
+]

@@ -1,0 +1,192 @@
+"""What a person asks for on the command line, as the library understands it: files to data, options to a plan."""
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from privae import files
+from privae.data.images import ImageSchema, read_images
+from privae.data.schema import Schema
+from privae.data.tables import read_header, read_table
+from privae.errors import DataError, UsageError
+from privae.plan import Plan
+from privae.vae import DEFAULT_DELTA, VAE, image_schema
+
+TABLES, IMAGES = (".csv", ".parquet"), (".npz",)
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of `plan` and `fit`. None: not given."""
+
+    source: Path
+    schema: Path | None = None
+    epsilon: float | None = None
+    delta: float | None = None
+    rows: int | None = None
+    classes: str | None = None
+    recipe: str | None = None
+    fidelity: bool | None = None
+    strict: bool = False
+
+    def facts(self) -> Schema | ImageSchema:
+        """The public facts of the data, reading no record: a declared schema, or the shape of the images."""
+        if is_images(self.source):
+            if self.schema is not None:
+                raise UsageError(
+                    "images need no --schema; declare their labels with --classes, if they have any"
+                )
+            shape, labelled = image_shape(self.source)
+            if self.classes is not None and not labelled:
+                raise UsageError(f"{self.source.name} has no labels y; leave out --classes")
+            return image_schema(shape, parsed_classes(self.classes), labelled=labelled)
+        if self.classes is not None:
+            raise UsageError("--classes is for images; a table declares its categories in the schema")
+        header = read_header(self.source)
+        if self.schema is None:
+            draft = self.source.with_suffix(".schema.toml")
+            raise UsageError(
+                f"a table needs --schema; draft one with: privae schema {self.source} -o {draft} "
+                "and declare its bounds and categories"
+            )
+        return Schema.load(self.schema).ordered(header, self.source.name)
+
+    def planned(self, facts: Schema | ImageSchema) -> tuple[VAE, Plan]:
+        """The model to fit and its plan, from the options. Errors: UsageError without an epsilon."""
+        if self.epsilon is None:
+            raise UsageError(
+                "--epsilon has no default: privacy is decided. 1 is strong, 10 weak, inf none at all"
+            )
+        model = VAE(
+            self.epsilon,
+            delta_of(self.delta),
+            self.rows,
+            self.recipe or "auto",
+            facts,
+            fidelity=self.fidelity,
+            strict=self.strict,
+        )
+        return model, model.plan(facts)
+
+    def followed(self, facts: Schema | ImageSchema, path: Path) -> tuple[VAE, Plan]:
+        """The model to fit and the plan in a file. Errors: UsageError for options that the plan has fixed."""
+        named = ("epsilon", "delta", "rows", "recipe", "fidelity")
+        double = [name for name in named if getattr(self, name) is not None]
+        if double or self.strict:
+            raise UsageError(f"--{(double or ['strict'])[0]} is fixed by the plan; plan again to change it")
+        plan = Plan.load(path)
+        model = VAE(
+            plan.epsilon,
+            plan.delta,
+            plan.rows,
+            "gradients" if plan.recipe == "gradients" else "auto",
+            facts,
+            fidelity=bool(plan.settings["fidelity"]) if "fidelity" in plan.settings else None,
+            strict=plan.strict,
+        )
+        return model, plan
+
+
+def is_images(path: Path) -> bool:
+    """Whether a file holds images, by its name."""
+    return path.suffix.lower() in IMAGES
+
+
+def read(path: Path) -> tuple[Any, Any]:
+    """The records in a file and their labels: (DataFrame, None), or (uint8 [n, h, w], labels [n] or None)."""
+    return read_images(path) if is_images(path) else (read_table(path), None)
+
+
+def parsed_classes(text: str | None) -> int | tuple[str, ...] | None:
+    """A number of classes, or their names between commas.
+
+    >>> parsed_classes("10"), parsed_classes("cat, dog")
+    (10, ('cat', 'dog'))
+    """
+    if text is None:
+        return None
+    if text.strip().isdecimal():
+        return int(text)
+    names = tuple(name.strip() for name in text.split(","))
+    if "" in names or len(names) < 2:
+        raise UsageError(
+            "--classes is a number (10 means the labels 0 to 9), or names between commas: cat,dog"
+        )
+    return names
+
+
+def image_shape(path: Path) -> tuple[tuple[int, int], bool]:
+    """Height and width of the images in an npz file, and whether it has labels; no pixel is read."""
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive, archive.open("x.npy") as member:
+            version = np.lib.format.read_magic(member)
+            header = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, labelled = header(member)[0], "y.npy" in archive.namelist()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise UsageError(f"{path} does not exist; check the path") from None
+        raise UsageError(f"{path} cannot be read: {(error.strerror or 'unknown reason').lower()}") from None
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError):
+        read_images(path)  # says what is wrong with it
+        raise DataError(f"{path.name} does not read as an npz file; write it with numpy.savez") from None
+    if len(shape) != 3:
+        raise DataError(
+            f"{path.name}: x must have the shape [n, height, width]; color and other layouts are not read"
+        )
+    return (int(shape[1]), int(shape[2])), labelled
+
+
+def check_outputs(
+    path: Path | None, endings: tuple[str, ...], sources: Sequence[Path | None], *, replace: bool = True
+) -> None:
+    """Raise now if an output could not be written at the end, or would replace what it must not; None: no output.
+
+    Errors: UsageError for another ending, the name of an input, a device, a folder that cannot be written, or,
+        with replace=False, a file that is there.
+    """
+    if path is None:
+        return
+    if endings and path.suffix.lower() not in endings:
+        raise UsageError(f"{path.name} must end in {' or '.join(endings)}")
+    files.check_writable(path)
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise UsageError(f"{path} is not a file; name one")
+    if not replace:
+        raise UsageError(f"{path} exists and may hold what you declared; name another file, or remove it")
+    if any(source is not None and source.exists() and path.samefile(source) for source in sources):
+        raise UsageError(f"{path} is what is read; name another output")
+
+
+def load(path: Path) -> VAE:
+    """A fitted model; its hashes, ledger and guarantee are checked."""
+    return VAE.load(path)
+
+
+def check_kind(model: VAE, path: Path, does: str) -> None:
+    """Raise UsageError where a file is no table, or no images, but the model is of such."""
+    if is_images(path) != (model.fitted_.kind == "image"):
+        endings = "images: .npz" if model.fitted_.kind == "image" else "a table: .csv or .parquet"
+        raise UsageError(f"{path.name} does not fit the model, which {does} {endings}")
+
+
+def delta_of(given: float | None) -> float:
+    """The delta given, or the default one."""
+    return DEFAULT_DELTA if given is None else given
+
+
+def default_model(source: Path) -> Path:
+    """The name of a model file when none is given: never one that is there, for its budget was spent."""
+    path = source.with_suffix(".privae")
+    if path.exists():
+        raise UsageError(f"{path} exists, and its budget was spent; name an output with -o")
+    return path

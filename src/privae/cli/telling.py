@@ -1,0 +1,139 @@
+"""Plans, models and ledgers in words, and as fields of a JSON object."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from privae.cli.terminal import aligned
+from privae.data.schema import Schema
+from privae.plan import Plan
+from privae.privacy.guarantee import Guarantee
+from privae.privacy.ledger import Ledger
+from privae.vae import VAE
+
+_SHORT = 12  # characters of a hash in a table
+
+
+def plan_text(plan: Plan, *, promise: bool = True) -> str:
+    """A plan for a person: phases, noise, expected cost, whether it can work, and what it promises."""
+    rows = [("phase", "share", "noise std", "steps", "sampling rate", "numbers")]
+    rows += [
+        (
+            p.name,
+            f"{p.share:.0%}",
+            f"{p.mechanism().std:.4g}",
+            str(p.steps),
+            f"{p.sampling_rate:.4g}",
+            f"{p.size:,}",
+        )
+        for p in plan.phases
+    ]
+    declared = "not declared" if plan.rows is None else f"about {plan.rows:,}"
+    lines = [
+        f"recipe {plan.recipe}: epsilon {plan.epsilon:g}, delta {plan.delta:g}, rows {declared}",
+        aligned(rows),
+        f"expected: about {duration(plan.seconds)} and {plan.megabytes / 1000:.1f} GB of memory, on two cores",
+        verdict(plan),
+        *(f"note: {note}" for note in plan.notes if not note.startswith("weak:")),
+    ]
+    return "\n".join([*lines, "", plan.guarantee().sentence()] if promise else lines)
+
+
+def verdict(plan: Plan) -> str:
+    """Whether this epsilon can work with the declared rows."""
+    if not math.isfinite(plan.epsilon):
+        return "can it work: yes, and it is NOT PRIVATE"
+    need = f"about {plan.rows_needed:,} rows"
+    if plan.rows is None:
+        return f"can it work: from {need} on; declare --rows to be told"
+    if plan.rows < plan.rows_needed:
+        return f"can it work: hardly: it needs {need}, and noise will dominate; raise epsilon, or declare fewer bins"
+    return f"can it work: yes; it needs {need}"
+
+
+def duration(seconds: float) -> str:
+    """A rough time.
+
+    >>> duration(8.2), duration(300)
+    ('8 s', '5 min')
+    """
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def plan_fields(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON, with what follows from it."""
+    return {
+        "plan": plan.model_dump(mode="python"),
+        "plan_hash": plan.hash,
+        "promise": guarantee_fields(plan.guarantee()),
+        "can_work": None if plan.rows is None else plan.rows >= plan.rows_needed,
+    }
+
+
+def guarantee_fields(guarantee: Guarantee) -> dict[str, Any]:
+    """A guarantee as JSON, its sentence included."""
+    return {"sentence": guarantee.sentence(), **guarantee.to_dict()}
+
+
+def fitted_text(model: VAE, path: Path) -> str:
+    """What a fit ends with: the guarantee in full, notes, and what to do next."""
+    image = model.fitted_.kind == "image"
+    new, made = ("new.npz", "synthetic.npz") if image else ("new.csv", "synthetic.csv")
+    notes = [f"note: {note}\n" for note in model.plan_.notes]
+    return (
+        f"{''.join(notes)}{model.guarantee}\n\nwrote {path}; from here on nothing costs budget:\n"
+        f"  privae sample {path} -n 1000 -o {made}\n"
+        f"  privae score {path} {new} --top 20"
+    )
+
+
+def model_text(model: VAE, path: Path) -> str:
+    """What a model is: its records, guarantee, plan and ledger head."""
+    facts = model.fitted_.schema
+    if isinstance(facts, Schema):
+        names = [column.name for column in facts.kept]
+        what = f"a table of {len(names)} columns: {', '.join(names)}"
+    else:
+        labels = f", labels {', '.join(facts.classes)}" if isinstance(facts.classes, tuple) else ""
+        what = f"images of {facts.height} x {facts.width} pixels{labels}"
+    plan = plan_text(model.plan_, promise=False)
+    return f"{path}: a model of {what}\n\n{model.guarantee}\n\n{plan}\n\nledger head: {model.ledger.head}"
+
+
+def model_fields(model: VAE) -> dict[str, Any]:
+    """A model as JSON: everything in it but its weights."""
+    schema = model.fitted_.schema
+    facts = schema.to_dict() if isinstance(schema, Schema) else schema.model_dump()
+    own = {"kind": model.fitted_.kind, "schema": facts, "guarantee": guarantee_fields(model.guarantee)}
+    ledger = {"ledger_head": model.ledger.head, "ledger": entries(model.ledger)}
+    return {**own, **plan_fields(model.plan_), **ledger}
+
+
+def ledger_text(ledger: Ledger) -> str:
+    """The entries of a ledger, what was spent, what is left, and its head."""
+    rows = [("entry", "date", "phase", "plan", "attempt", "epsilon so far")]
+    rows += [
+        (str(e.index), e.time, e.phase, e.plan_hash[:_SHORT] or "-", str(e.attempt), f"{e.epsilon:.4g}")
+        for e in ledger.entries
+    ]
+    spent = f"spent: epsilon {ledger.epsilon:.4g} at delta {ledger.delta:g}"
+    if ledger.cap is not None:
+        spent += f", of {ledger.cap.epsilon:g}\nremaining: epsilon {ledger.remaining:.4g}, for one more plan"
+    return f"{aligned(rows)}\n\n{spent}\nhead: {ledger.head}"
+
+
+def ledger_fields(ledger: Ledger) -> dict[str, Any]:
+    """A ledger as JSON."""
+    cap = ledger.cap
+    figures = {
+        "epsilon": ledger.epsilon,
+        "remaining": ledger.remaining,
+        "delta": ledger.delta,
+        "head": ledger.head,
+    }
+    return {**figures, "cap": None if cap is None else cap.epsilon, "entries": entries(ledger)}
+
+
+def entries(ledger: Ledger) -> list[dict[str, Any]]:
+    """The entries of a ledger as JSON."""
+    return [entry.model_dump(mode="python") for entry in ledger.entries]

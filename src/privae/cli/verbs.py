@@ -1,0 +1,377 @@
+"""One verb a function. A verb imports what it needs when it runs, so that --help does not wait for torch."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from privae.cli import options as given
+from privae.cli.terminal import Terminal, aligned, fail
+from privae.errors import UsageError
+
+if TYPE_CHECKING:
+    from privae.vae import VAE
+
+_ABOUT = (
+    "Fit a variational autoencoder to data that must not leak, and keep a model with a printed guarantee."
+)
+_TOP = 20
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=_ABOUT,
+    epilog="Start with: privae demo. For a table of your own: schema, plan, fit; then sample, score, encode.",
+)
+ledgers = typer.Typer(
+    rich_markup_mode=None, help="The ledger of a data set: what all of its fits together may spend."
+)
+app.add_typer(ledgers, name="ledger")
+
+
+def _examples(*lines: str) -> str:
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"privae {version('privae')}")
+        except PackageNotFoundError:
+            typer.echo("privae (from source)")
+        raise typer.Exit
+
+
+@app.callback(help=_ABOUT)
+def top(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Hold the options that come before a verb."""
+
+
+@app.command(
+    epilog=_examples(
+        "privae demo                   a table of people", "privae demo digits            images of digits"
+    )
+)
+def demo(
+    example: given.Which = given.Example.ADULT,
+    output: given.Folder = Path("demo"),
+    quiet: given.Quiet = False,
+    as_json: given.AsJson = False,
+) -> None:
+    """Fit packaged public data, and show real beside synthetic."""
+    from privae.cli import demo as examples
+
+    show = examples.digits if example is given.Example.DIGITS else examples.adult
+    show(Terminal(quiet, as_json), output)
+
+
+@app.command(
+    epilog=_examples(
+        "privae schema patients.csv -o patients.schema.toml",
+        "privae schema public_sample.csv --public -o s.toml",
+    )
+)
+def schema(
+    table: given.Table,
+    public: given.Public = False,
+    output: given.MaybeOutput = None,
+    quiet: given.Quiet = False,
+    as_json: given.AsJson = False,
+) -> None:
+    """Draft the public facts of a table, for you to complete."""
+    out = Terminal(quiet, as_json)
+    with out.progress(f"reading {table.name}"):
+        from privae import files
+        from privae.cli import request
+        from privae.data.drafting import draft, draft_toml
+        from privae.data.tables import read_table
+
+        if request.is_images(table):
+            raise UsageError("images need no schema; declare their labels with --classes, if they have any")
+        request.check_outputs(output, (".toml",), [table], replace=False)
+        drafted = draft(read_table(table), public=public)
+        text = draft_toml(drafted)
+        if output is not None:
+            files.write_atomically(output, lambda file: file.write(text.encode()))
+    fields = {"schema": drafted.to_dict(), "origin": drafted.origin, "output": output}
+    if output is None:
+        out.answer(text.rstrip(), fields)
+        return
+    todo = "check what was read from the rows" if public else "declare the bounds and categories in it"
+    out.report(f"wrote {output}: {todo}, then:\n  privae plan {table} --schema {output} --epsilon 1", fields)
+
+
+@app.command(
+    epilog=_examples(
+        "privae plan patients.csv --schema patients.schema.toml --epsilon 3 --rows 20000 -o plan.toml",
+        "privae plan digits.npz --classes 10 --epsilon 1 --delta 1e-5 --rows 60000",
+    )
+)
+def plan(  # noqa: PLR0913  one parameter an option
+    data: given.Data,
+    schema: given.SchemaFile = None,
+    epsilon: given.Epsilon = None,
+    delta: given.Delta = None,
+    rows: given.Rows = None,
+    classes: given.Classes = None,
+    recipe: given.HowToFit = None,
+    fidelity: given.Fidelity = None,
+    strict: given.Strict = False,
+    output: given.MaybeOutput = None,
+    quiet: given.Quiet = False,
+    as_json: given.AsJson = False,
+) -> None:
+    """Say what a fit would spend, and whether it can work. Reads the header and no record."""
+    out = Terminal(quiet, as_json)
+    with out.progress(f"reading the header of {data.name}") as watch:
+        from privae.cli import request, telling
+
+        asked = request.Request(data, schema, epsilon, delta, rows, classes, recipe, fidelity, strict)
+        request.check_outputs(output, (".toml",), [data, schema])
+        facts = asked.facts()
+        watch.phase("choosing the noise", 1)
+        _, made = asked.planned(facts)
+        if output is not None:
+            made.save(output)
+    _say_delta(out, delta)
+    text, fields = telling.plan_text(made), {**telling.plan_fields(made), "output": output}
+    if output is None:
+        out.answer(text, fields)
+        return
+    option = f" --schema {schema}" if schema else f" --classes {classes}" if classes else ""
+    out.report(f"{text}\n\nwrote {output}; follow it with: privae fit {data}{option} --plan {output}", fields)
+
+
+@app.command(
+    epilog=_examples(
+        "privae fit patients.csv --schema patients.schema.toml --epsilon 3 --rows 20000 -o patients.privae",
+        "privae fit patients.csv --schema patients.schema.toml --plan plan.toml --ledger hospital.ledger",
+        "privae fit digits.npz --classes 10 --epsilon 1 --delta 1e-5 --rows 60000 -o digits.privae",
+    )
+)
+def fit(  # noqa: PLR0913  one parameter an option
+    data: given.Data,
+    schema: given.SchemaFile = None,
+    epsilon: given.Epsilon = None,
+    delta: given.Delta = None,
+    rows: given.Rows = None,
+    classes: given.Classes = None,
+    plan: given.PlanFile = None,
+    ledger: given.Charged = None,
+    recipe: given.HowToFit = None,
+    fidelity: given.Fidelity = None,
+    strict: given.Strict = False,
+    output: given.ModelOutput = None,
+    quiet: given.Quiet = False,
+    as_json: given.AsJson = False,
+) -> None:
+    """Spend the budget once, and write a model; everything afterwards is free."""
+    out = Terminal(quiet, as_json)
+    with out.progress(f"reading {data.name}") as watch:
+        from privae.cli import request, telling
+
+        asked = request.Request(data, schema, epsilon, delta, rows, classes, recipe, fidelity, strict)
+        target = output or request.default_model(data)
+        request.check_outputs(target, (".privae",), [data, schema, plan, ledger])
+        facts = asked.facts()
+        model, agreed = asked.followed(facts, plan) if plan else asked.planned(facts)
+        x, y = request.read(data)
+        if plan is None:
+            _say_delta(out, delta)
+        model.fit(x, y, schema=facts, plan=agreed, ledger=ledger, watch=watch)
+        watch.phase(f"writing {target.name}", 1)
+        model.save(target)
+    fields = {"model": target, "guarantee": telling.guarantee_fields(model.guarantee), "notes": agreed.notes}
+    out.report(telling.fitted_text(model, target), {**fields, "plan_hash": agreed.hash, "ledger": ledger})
+
+
+@app.command(
+    epilog=_examples(
+        "privae sample patients.privae -n 10000 -o synthetic.csv      (.parquet, too)",
+        "privae sample digits.privae -n 60000 -o synthetic.npz",
+    )
+)
+def sample(
+    model: given.Model,
+    output: given.Output,
+    count: given.Count = None,
+    seed: given.Seed = None,
+    quiet: given.Quiet = False,
+    as_json: given.AsJson = False,
+) -> None:
+    """Draw synthetic records."""
+    out = Terminal(quiet, as_json)
+    with out.progress(f"loading {model.name}") as watch:
+        from privae.cli import request
+        from privae.data.images import write_images
+        from privae.data.tables import write_table
+
+        request.check_outputs(output, (*request.TABLES, *request.IMAGES), [model])
+        fitted = request.load(model)
+        request.check_kind(fitted, output, "makes")
+        watch.phase("drawing records", 1)
+        made = fitted.sample(count, seed)
+        if request.is_images(output):
+            write_images(output, *(made if isinstance(made, tuple) else (made, None)))
+        else:
+            write_table(made, output)
+    drawn, promise = len(made[0] if isinstance(made, tuple) else made), fitted.guarantee.sentence()
+    warning = "" if fitted.guarantee.holds else f"{promise}\n"
+    fields = {"output": output, "records": drawn, "guarantee": promise}
+    out.report(f"{warning}wrote {drawn} synthetic records to {output}", fields)
+
+
+@app.command(
+    epilog=_examples(
+        "privae score patients.privae new.csv -o scores.csv", "privae score patients.privae new.csv --top 20"
+    )
+)
+def score(
+    model: given.Model,
+    data: given.Data,
+    top: given.Top = None,
+    output: given.MaybeOutput = None,
+    quiet: given.Quiet = False,
+    as_json: given.AsJson = False,
+) -> None:
+    """Score records: higher is stranger. Scores tell about your records, so keep them as you keep those."""
+    out = Terminal(quiet, as_json)
+    if top is not None and top < 1:
+        raise UsageError("--top must be at least 1")
+    scores = _applied(out, (model, data, output), lambda fitted, x: fitted.decision_function(x))
+    import pandas as pd
+
+    frame = pd.DataFrame({"row": range(1, len(scores) + 1), "score": scores})
+    if top is not None or output is None:
+        frame = frame.sort_values("score", ascending=False, kind="stable").head(top or _TOP)
+    if output is None:
+        cells = [(str(row), f"{value:.4f}") for row, value in frame.itertuples(index=False)]
+        out.answer(aligned([("row", "score"), *cells]), {"scores": frame.to_dict("records")})
+        return
+    from privae.data.tables import write_table
+
+    write_table(frame, output)
+    out.report(f"wrote {output}: row (the first is 1) and score (higher = stranger)", {"output": output})
+
+
+@app.command(epilog=_examples("privae encode patients.privae new.csv -o codes.parquet"))
+def encode(
+    model: given.Model,
+    data: given.Data,
+    output: given.Output,
+    quiet: given.Quiet = False,
+    as_json: given.AsJson = False,
+) -> None:
+    """Write latent codes, one row a record. They tell about your records, so keep them as you keep those."""
+    out = Terminal(quiet, as_json)
+    codes = _applied(out, (model, data, output), lambda fitted, x: fitted.transform(x))
+    import pandas as pd
+
+    from privae.data.tables import write_table
+
+    width = codes.shape[1]
+    write_table(pd.DataFrame(codes, columns=[f"z{i}" for i in range(width)]), output)
+    out.report(f"wrote {output}: {width} codes a record", {"output": output, "codes": width})
+
+
+@app.command(epilog=_examples("privae inspect patients.privae", "privae inspect patients.privae --json"))
+def inspect(model: given.Model, quiet: given.Quiet = False, as_json: given.AsJson = False) -> None:
+    """Say what a model is: its guarantee, its plan, the head of its ledger."""
+    out = Terminal(quiet, as_json)
+    with out.progress(f"loading {model.name}"):
+        from privae.cli import request, telling
+
+        fitted = request.load(model)
+    out.answer(telling.model_text(fitted, model), telling.model_fields(fitted))
+
+
+@ledgers.command(
+    "open",
+    epilog=_examples(
+        "privae ledger open hospital.ledger --epsilon 10 --delta 1e-5",
+        "privae fit patients.csv --schema patients.schema.toml --epsilon 3 --ledger hospital.ledger",
+    ),
+)
+def open_ledger(
+    path: given.LedgerFile,
+    epsilon: given.Cap,
+    delta: given.Delta = None,
+    composition: given.HowToAdd = given.Composition.RENYI,
+    quiet: given.Quiet = False,
+    as_json: given.AsJson = False,
+) -> None:
+    """Start the ledger of a data set: a cap on what all of its fits together may spend."""
+    out = Terminal(quiet, as_json)
+    with out.progress(f"opening {path.name}"):
+        from privae.cli import request
+        from privae.privacy.ledger import Ledger
+
+        request.check_outputs(path, (), [])
+        made = Ledger.open(path, epsilon, request.delta_of(delta), composition.value)
+    _say_delta(out, delta)
+    text = f"wrote {path}: fits with --ledger {path} may together spend epsilon {epsilon:g}, delta {made.delta:g}"
+    out.report(text, {"ledger": path, "epsilon": epsilon, "delta": made.delta, "head": made.head})
+
+
+@ledgers.command("show", epilog=_examples("privae ledger show hospital.ledger"))
+def show_ledger(path: given.LedgerFile, quiet: given.Quiet = False, as_json: given.AsJson = False) -> None:
+    """Show what was spent, what remains, and the head that names the whole ledger."""
+    out = Terminal(quiet, as_json)
+    with out.progress(f"reading {path.name}"):
+        from privae.cli import telling
+        from privae.privacy.ledger import Ledger
+
+        read = Ledger.load(path)
+    out.answer(telling.ledger_text(read), telling.ledger_fields(read))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, and return its exit code (design.md section 8)."""
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    # threads that spin while they wait made a fit on a busy machine 20 times slower; read when torch is loaded
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        with warnings.catch_warnings():
+            if argv is None and os.environ.get("PRIVAE_DEBUG") != "1":
+                warnings.simplefilter("ignore")  # privacy: a warning of a library may quote a cell
+            with typer.main.get_command(app).make_context("privae", arguments) as context:
+                context.command.invoke(context)
+    except typer.Exit as done:
+        return int(done.exit_code)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the last stop: one line, never a traceback
+        return fail(error, as_json="--json" in arguments)
+    return 0
+
+
+def _say_delta(out: Terminal, delta: float | None) -> None:
+    if delta is None:
+        out.note(
+            "delta was not given: 1e-06 is used, the chance that the promise fails; choose it with --delta"
+        )
+
+
+def _applied(
+    out: Terminal, paths: tuple[Path, Path, Path | None], compute: Callable[["VAE", Any], Any]
+) -> Any:  # noqa: ANN401  an array
+    """What a model computes of the records in a file; the output is checked first."""
+    model, data, output = paths
+    with out.progress(f"loading {model.name}") as watch:
+        from privae.cli import request
+
+        request.check_outputs(output, request.TABLES, [model, data])
+        fitted = request.load(model)
+        request.check_kind(fitted, data, "reads")
+        watch.phase(f"reading {data.name}", 1)
+        x, _ = request.read(data)
+        watch.phase("computing", 1)
+        return compute(fitted, x)

@@ -1,0 +1,171 @@
+"""Pictures of real beside synthetic data: a grid of images, or the columns of a table side by side.
+
+privacy: they show real records or their counts. They are for public data, or for the data holder alone.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from privae import files
+from privae.errors import UsageError
+
+Floats = NDArray[np.float64]
+Images = tuple[NDArray[np.uint8], NDArray[Any] | None]
+"""uint8 [n, h, w] and labels [n], or None."""
+
+_REAL, _SYNTHETIC = "#4c6a92", "#e07b39"
+_SIDE = 10  # images a side of a grid
+_BARS = 20
+_MOST_TEXTS = 8
+_LONGEST = 16  # characters of a category's name
+_GAP = 0.08  # of an image, between two of them
+
+
+def beside(
+    real: pd.DataFrame, synthetic: pd.DataFrame, path: str | Path, title: str, columns: Sequence[str]
+) -> None:
+    """Write a PNG with one panel a column: how often each value, or range of values, occurs in either table.
+
+    Numbers are counted in ranges of the real ones (their 1 % to 99 % quantiles), texts by their commonest.
+    Edges: a column without any value gives an empty panel.
+    Errors: UsageError for no column or one that a table lacks, or a path that cannot be written.
+    """
+    missing = [name for name in columns if name not in real.columns or name not in synthetic.columns]
+    if not columns or missing:
+        raise UsageError(
+            f"no column '{missing[0]}' to draw" if missing else "name at least one column to draw"
+        )
+    across = min(4, len(columns))
+    down = -(-len(columns) // across)
+    figure = Figure(figsize=(3.4 * across, 2.7 * down + 0.9), dpi=130, layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for panel, name in zip(panels, columns, strict=False):
+        _panel(panel, name, real[name], synthetic[name])
+    for panel in panels[len(columns) :]:
+        panel.set_axis_off()
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize=10)
+    _save(figure, path)
+
+
+def beside_images(real: Images, synthetic: Images, path: str | Path, title: str) -> None:
+    """Write a PNG with two grids of up to 10 x 10 images, one class a row where there are labels.
+
+    Errors: UsageError for no image, or a path that cannot be written.
+    """
+    figure = Figure(figsize=(9.6, 5.3), dpi=130, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for panel, (x, y), name, color in (
+        (left, real, "real", _REAL),
+        (right, synthetic, "synthetic", _SYNTHETIC),
+    ):
+        if not len(x):
+            raise UsageError("there is no image to draw")
+        panel.imshow(_mosaic(x, y), cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+        panel.set_title(name, color=color, fontsize=11, fontweight="bold")
+        panel.set_axis_off()
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]
+    _save(figure, path)
+
+
+def _panel(panel: Axes, name: str, real: "pd.Series[Any]", synthetic: "pd.Series[Any]") -> None:
+    """Two bars a value, as shares of either table."""
+    numbers = pd.api.types.is_numeric_dtype(real) and not pd.api.types.is_bool_dtype(real)
+    shares, names = _ranges(real, synthetic) if numbers else _texts(real, synthetic)
+    places = np.arange(len(names), dtype=np.float64)
+    for share, shift, label, color in zip(
+        shares, (-0.2, 0.2), ("real", "synthetic"), (_REAL, _SYNTHETIC), strict=True
+    ):
+        if numbers:
+            panel.bar(places + shift, share, 0.4, label=label, color=color)
+        else:
+            panel.barh(places + shift, share, 0.4, label=label, color=color)
+    panel.set_title(name.replace("_", " "), fontsize=10, fontweight="bold", loc="left")
+    panel.tick_params(labelsize=7.5, length=2)
+    panel.spines[["top", "right"]].set_visible(False)
+    ticks = places if not numbers else places[:: max(1, len(places) // 5)]
+    axis, values = (panel.xaxis, panel.yaxis) if numbers else (panel.yaxis, panel.xaxis)
+    axis.set_ticks(ticks, [names[int(place)] for place in ticks])
+    values.set_major_formatter(lambda value, _: f"{value:.0%}")
+    if not numbers:
+        panel.invert_yaxis()
+
+
+def _ranges(real: "pd.Series[Any]", synthetic: "pd.Series[Any]") -> tuple[list[Floats], list[str]]:
+    known, made = (column.dropna().to_numpy(np.float64) for column in (real, synthetic))
+    if not len(known):
+        return [np.zeros(1), np.zeros(1)], [""]
+    distinct = np.unique(known)
+    if len(distinct) <= _BARS:
+        inner, names = (distinct[1:] + distinct[:-1]) / 2, [f"{value:g}" for value in distinct]
+    else:
+        starts = _starts(known)
+        inner, names = starts[1:], [_short(start) for start in starts]
+    edges = np.concatenate([[-np.inf], inner, [np.inf]])
+    return [_shares(known, edges), _shares(made, edges)], names
+
+
+def _starts(known: Floats) -> Floats:
+    """Where about 20 equal ranges begin; whole numbers get whole ranges."""
+    low, high = np.quantile(known, [0.01, 0.99])
+    step = (high - low) / _BARS or 1.0
+    if (known == np.round(known)).all():
+        low, step = np.floor(low), np.ceil(step)
+    return np.arange(low, max(high, low + step), step)
+
+
+def _shares(values: Floats, edges: Floats) -> Floats:
+    counted: Floats = np.histogram(values, edges)[0].astype(np.float64)
+    return counted / max(len(values), 1)
+
+
+def _texts(real: "pd.Series[Any]", synthetic: "pd.Series[Any]") -> tuple[list[Floats], list[str]]:
+    known, made = (
+        column.astype(object).where(column.notna(), "(missing)").astype(str) for column in (real, synthetic)
+    )
+    names = known.value_counts().index[:_MOST_TEXTS].tolist()
+    shares: list[Floats] = [
+        np.array([(column == name).mean() for name in names], dtype=np.float64) for column in (known, made)
+    ]
+    return shares, [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
+
+
+def _short(value: float) -> str:
+    return f"{value / 1000:.3g}k" if abs(value) >= 10_000 else f"{value:.3g}"
+
+
+def _mosaic(x: NDArray[np.uint8], y: NDArray[Any] | None) -> NDArray[np.uint8]:
+    """One image of many: 10 x 10, a row a class in the order of the labels."""
+    height, width = x.shape[1:]
+    gap = max(1, round(_GAP * max(height, width)))
+    shown = _chosen(y, len(x))
+    canvas = np.full((len(shown) * (height + gap) - gap, _SIDE * (width + gap) - gap), 0, np.uint8)
+    for down, row in enumerate(shown):
+        for across, place in enumerate(row):
+            top, start = down * (height + gap), across * (width + gap)
+            canvas[top : top + height, start : start + width] = x[place]
+    return canvas
+
+
+def _chosen(y: NDArray[Any] | None, count: int) -> list[list[int]]:
+    if y is None:
+        places = list(range(min(count, _SIDE**2)))
+        return [places[start : start + _SIDE] for start in range(0, len(places), _SIDE)]
+    labels = pd.Series(y).astype(str)
+    kinds = sorted(labels.unique(), key=lambda text: (len(text), text))[:_SIDE]
+    return [np.flatnonzero(labels == kind)[:_SIDE].tolist() for kind in kinds]
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    FigureCanvasAgg(figure)
+    files.write_atomically(Path(path), lambda file: figure.savefig(file, format="png", facecolor="white"))
