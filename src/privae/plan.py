@@ -107,11 +107,15 @@ class Plan(BaseModel):
 
     def guarantee(self) -> Guarantee:
         """The promise that this plan keeps, with epsilon as accounted (at most the one asked for)."""
-        rest = self.delta - self.delta_threshold - self.delta_sampler
+        rest = self.delta - self.delta_sampler - self.delta_threshold
+        replaced = accountant.epsilon(self.events, rest, "replace_one")
+        # privacy: one record replaced can both lose and bring a rare category, and the sampler's share grows
+        less = self.delta - 2 * self.delta_threshold - sampler_delta(replaced)
+        replaced = accountant.epsilon(self.events, less, "replace_one") if 0 < less < rest else replaced
         return Guarantee(
             epsilon=accountant.epsilon(self.events, rest),
             delta=self.delta,
-            epsilon_replace_one=accountant.epsilon(self.events, rest, "replace_one"),
+            epsilon_replace_one=replaced if less > 0 else math.inf,
             accountant=accountant.method(self.events),
             delta_accountant=rest,
             delta_threshold=self.delta_threshold,

@@ -12,21 +12,27 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError
-from torch import Tensor
+from torch import Tensor, nn
 
 from privae import files
 from privae.data.images import ImageSchema
 from privae.data.schema import Schema
 from privae.errors import ArtifactError, DataError, PrivacyRefused, UsageError
-from privae.models.networks import Network
 from privae.plan import Plan, check_budget
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Charge, Ledger
 from privae.privacy.mechanism import Event
 from privae.privacy.noise import NoiseSource
 from privae.recipes.gradients import Training
-from privae.recipes.modality import Fitted, ImageRecipe, TableRecipe, from_members, to_members
-from privae.recipes.phases import Budget, Run, plan_of
+from privae.recipes.modality import (
+    Fitted,
+    ImageRecipe,
+    TableRecipe,
+    from_members,
+    needs_network,
+    to_members,
+)
+from privae.recipes.phases import Budget, Draft, Run, plan_of
 from privae.training.watch import Silent, Watch
 
 DEFAULT_DELTA = 1e-6
@@ -57,7 +63,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         fidelity: bool | None = None,
         strict: bool = False,
         training: Training | None = None,
-        network: Network | None = None,
+        network: nn.Module | None = None,
     ) -> None:
         self.epsilon = epsilon
         self.delta = delta
@@ -106,6 +112,9 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         agreed = plan or self.plan(chosen)
         if agreed.schema_hash != chosen.hash:
             raise UsageError("the plan was made for another schema; plan again")
+        recipe = self._recipe(chosen, agreed)
+        recipe.check(data, y, agreed.strict)
+        _check_plan(agreed, recipe.draft(_budget(agreed)))
         source = noise or NoiseSource()
         own = Ledger.fresh(agreed.delta)
         charges = _charges(agreed)
@@ -120,7 +129,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return own.epsilon
 
         run = Run(agreed, charge, source, watch or Silent())
-        fitted = self._recipe(chosen, agreed).fit(run, data, y)
+        fitted = recipe.fit(run, data, y)
         run.finish()
         return self._set(fitted, agreed, own, fixed_noise=source.fixed)
 
@@ -129,10 +138,11 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         n: the declared number of rows by default, else 1,000. seed: repeats a sample; None draws a fresh one.
         """
+        fitted = self._fitted
         count = n if n is not None else self.plan_.rows or _DEFAULT_COUNT
         if count < 0:
             raise UsageError("n, the number of records to sample, must not be negative")
-        made = self._fitted.sample(count, int(torch.seed() % 2**31) if seed is None else seed)
+        made = fitted.sample(count, int(torch.seed() % 2**31) if seed is None else seed)
         if isinstance(made, pd.DataFrame):
             return made
         return made[0] if made[1] is None else made
@@ -183,7 +193,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         files.write_archive(Path(path), members)
 
     @classmethod
-    def load(cls, path: str | Path, network: Network | None = None) -> "VAE":
+    def load(cls, path: str | Path, network: nn.Module | None = None) -> "VAE":
         """A fitted model from its file, after its hashes, ledger and guarantee were checked.
 
         Errors: ArtifactError for a file that is damaged, changed, or promises what its ledger does not show.
@@ -194,16 +204,20 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ledger = Ledger.parse(members["ledger.jsonl"].decode())
             guarantee = Guarantee.from_dict(json.loads(members["guarantee.json"]))
             state: dict[str, Tensor] = safetensors.torch.load(members["weights.safetensors"])
-            fitted = from_members(members, state, network)
-        except (KeyError, ValueError, RuntimeError, AssertionError, safetensors.SafetensorError):
+            lacking = network is None and needs_network(members)
+            fitted = None if lacking else from_members(members, state, network)
+        except (KeyError, ValueError, TypeError, RuntimeError, safetensors.SafetensorError):
             raise ArtifactError(
                 f"{path} lacks a part or holds one that does not read; restore a copy"
             ) from None
+        if fitted is None:
+            raise UsageError("this model was fitted with a network of your own; load it with network=...")
         if ledger.events != plan.events or guarantee.to_dict() != _promised(plan, guarantee):
             raise ArtifactError(
                 f"{path}: its guarantee does not follow from its plan and ledger; do not trust it"
             )
-        model = cls(plan.epsilon, plan.delta, plan.rows, schema=fitted.schema, strict=plan.strict)
+        recipe = "gradients" if plan.recipe == "gradients" else "auto"
+        model = cls(plan.epsilon, plan.delta, plan.rows, recipe, fitted.schema, strict=plan.strict)
         return model._set(fitted, plan, ledger, fixed_noise=FIXED_NOISE in guarantee.not_covered)
 
     def _recipe(self, schema: Schema | ImageSchema, plan: Plan | None = None) -> TableRecipe | ImageRecipe:
@@ -217,18 +231,10 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _data(self, x: Any, y: Any, schema: Schema | ImageSchema | None) -> tuple[Any, Schema | ImageSchema]:  # noqa: ANN401
         if isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.ndim == 3:
+            if isinstance(schema, Schema):
+                raise UsageError("the schema is that of a table, but the data are images")
             return x, schema or image_schema(x.shape[1:], self.classes, labelled=y is not None)
-        if isinstance(schema, Schema) and isinstance(x, np.ndarray) and x.ndim == 2:
-            x = pd.DataFrame(x, columns=[column.name for column in schema.kept][: x.shape[1]])
-        if not isinstance(x, pd.DataFrame):
-            raise DataError(
-                "the data must be a pandas DataFrame, or images as a uint8 array [n, height, width]"
-            )
-        if not isinstance(schema, Schema):
-            raise UsageError("a table needs a schema; draft one with: privae schema patients.csv")
-        if y is not None and schema.label is not None and schema.label not in x.columns:
-            x = x.assign(**{schema.label: np.asarray(y)})
-        return x, schema.ordered([str(name) for name in x.columns])
+        return _table(x, y, schema)
 
     def _set(self, fitted: Fitted, plan: Plan, ledger: Ledger, *, fixed_noise: bool) -> Self:
         guarantee = plan.guarantee()
@@ -261,12 +267,54 @@ def image_schema(
     return ImageSchema(height=height, width=width, classes=classes or ("bought" if labelled else None))
 
 
+def _table(x: Any, y: Any, schema: Schema | ImageSchema | None) -> tuple[pd.DataFrame, Schema]:  # noqa: ANN401
+    """A DataFrame with its label, and the schema in the order of its columns."""
+    if isinstance(schema, Schema) and isinstance(x, np.ndarray) and x.ndim == 2:
+        names = [column.name for column in schema.kept][: x.shape[1]]
+        if len(names) < x.shape[1]:
+            raise UsageError("the array has more columns than the schema keeps; give a DataFrame")
+        x = pd.DataFrame(x, columns=names)
+    if not isinstance(x, pd.DataFrame):
+        raise DataError("the data must be a pandas DataFrame, or images as a uint8 array [n, height, width]")
+    if not isinstance(schema, Schema):
+        raise UsageError("a table needs a schema; draft one with: privae schema patients.csv")
+    if y is not None and schema.label is not None and schema.label not in x.columns:
+        if len(y) != len(x):
+            raise UsageError("there must be one label y a row")
+        x = x.assign(**{schema.label: np.asarray(y)})
+    x = x.set_axis([str(name) for name in x.columns], axis=1)
+    return x, schema.ordered(list(x.columns))
+
+
 def code_version() -> str:
     """The installed version of privae."""
     try:
         return version("privae")
     except PackageNotFoundError:
         return "source"
+
+
+def _budget(plan: Plan) -> Budget:
+    fidelity = plan.settings.get("fidelity")
+    return Budget(
+        plan.epsilon, plan.delta, plan.rows, plan.strict, bool(fidelity) if fidelity is not None else None
+    )
+
+
+def _check_plan(plan: Plan, draft: Draft) -> None:
+    """Refuse a plan whose bounds are not those of this recipe and schema, or that costs more than it says."""
+    if [p.name for p in plan.phases] != [p.name for p in draft.phases] or plan.settings != draft.settings:
+        raise UsageError(
+            "the plan has other phases or settings than this fit; plan again with the same options"
+        )
+    for phase, own in zip(plan.phases, draft.phases, strict=True):
+        bounds = (phase.kind, phase.size, phase.replace_ratio) == (own.kind, own.size, own.replace_ratio)
+        if not bounds or (phase.kind == "statistics" and phase.sensitivity != own.sensitivity):
+            raise PrivacyRefused(
+                f"phase '{phase.name}' of the plan states bounds that do not hold; plan again"
+            )
+    if plan.guarantee().epsilon > plan.epsilon:
+        raise PrivacyRefused("the plan's phases cost more than its epsilon; plan again")
 
 
 def _charges(plan: Plan) -> dict[str, Charge]:

@@ -5,11 +5,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from privae.models.likelihoods import Likelihood
-from privae.models.networks import Network
+from privae.models.networks import Autoencoder
 
 
 def elbo(
-    network: Network,
+    network: Autoencoder,
     likelihood: Likelihood,
     record: Float[Tensor, "*batch d"],
     condition: Float[Tensor, "*batch c"] | None,

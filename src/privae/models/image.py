@@ -80,10 +80,10 @@ class ImageModel:
         return (pixels.clamp(0, 1) * 255).round().to(torch.uint8).view(-1, self.height, self.width), classes
 
     def log_likelihood(self, images: UInt8[Tensor, "n h w"], labels: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """Log-evidence of the linear-Gaussian model, its bound with gap zero: [n].
+        """Log-evidence of the low-pass coefficients under the linear-Gaussian model, its bound with gap zero: [n].
 
-        Latent codes under the class prior, the other axes and the energy outside the basis under centered
-        Gaussians. Edges: a label of -1 is summed out.
+        Latent codes under the class prior, the other axes under centered Gaussians; what lies outside the basis
+        was never measured and does not count. Edges: a label of -1 is summed out.
         """
         parts = [
             self._log_evidence(x, y)
@@ -140,20 +140,15 @@ class ImageModel:
             return torch.sigmoid(self.decoder(self.conditioned(latents, classes), base.float())).double()
 
     def _log_evidence(self, images: Tensor, labels: Tensor) -> Tensor:
-        x = _unit(images)
-        codes = self.codes.encode(x)
+        codes = self.codes.encode(_unit(images))
         joint = self.prior.log_joint(codes[:, : self.latent])
         given = joint.gather(1, labels.clamp(min=0)[:, None])[:, 0]
         evidence = torch.where(labels >= 0, given, torch.logsumexp(joint, 1))
         rest = -0.5 * codes[:, self.latent :].square().sum(1)
-        outside = x.square().sum(1) - (x @ self.codes.basis).square().sum(1)
-        pixels, inside = self.codes.basis.shape
-        least = self.codes.spread[
-            -1
-        ].square()  # the weakest direction that was measured stands for the unmeasured
-        constant = self.codes.spread.log().sum() + 0.5 * (pixels - inside) * least.log()
-        constant = constant + 0.5 * (pixels - self.latent) * math.log(2 * math.pi)
-        return evidence + rest - 0.5 * outside.clamp(min=0) / least - constant
+        others = self.codes.spread.shape[0] - self.latent
+        constant = self.codes.spread.log().sum() + 0.5 * others * math.log(2 * math.pi)
+        total: Tensor = evidence + rest - constant
+        return total
 
 
 def conditioned(latents: Tensor, classes: Tensor, count: int) -> Tensor:

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from privae.models.elbo import elbo
 from privae.models.likelihoods import Bernoulli, Categorical, Likelihood
-from privae.models.networks import Network
+from privae.models.networks import Autoencoder, Network
+from privae.models.priors import draw_classes
 from privae.models.table import loaded_network
 
 _ROWS = 4096
@@ -25,19 +26,19 @@ class LatentModel:
     weights [c]: released shares of the classes (one class when there are none).
     """
 
-    network: Network
+    network: nn.Module
     likelihood: Likelihood
     weights: Float[Tensor, "c"]
     latent: int
 
     def sample(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "n d"], Int[Tensor, "n"]]:
         """New records: pixel means, or one cell a column drawn; and their classes."""
-        classes = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        classes = draw_classes(self.weights, count, generator)
         z = torch.randn(count, self.latent, generator=generator)
         with torch.no_grad():
             logits = torch.cat(
                 [
-                    self.network.decode(a, self.condition(b))
+                    self._coder.decode(a, self.condition(b))
                     for a, b in zip(torch.split(z, _ROWS), torch.split(classes, _ROWS), strict=True)
                 ]
             )
@@ -59,14 +60,14 @@ class LatentModel:
             wide, given = rows.expand(_DRAWS, *rows.shape), self.condition(y)
             condition = None if given is None else given.expand(_DRAWS, *given.shape)
             drawn = noise.expand(_DRAWS, len(rows), self.latent)
-            return elbo(self.network, self.likelihood, wide, condition, drawn).mean(0).double()
+            return elbo(self._coder, self.likelihood, wide, condition, drawn).mean(0).double()
 
         return self._by_rows(bound, x, labels, torch.zeros(0, dtype=torch.float64))
 
     def embed(self, x: Float[Tensor, "n d"], labels: Int[Tensor, "n"]) -> Float[Tensor, "n k"]:
         """Posterior means: [n, d] -> [n, k]."""
         return self._by_rows(
-            lambda rows, y: self.network.encode(rows, self.condition(y))[0],
+            lambda rows, y: self._coder.encode(rows, self.condition(y))[0],
             x,
             labels,
             torch.zeros(0, self.latent),
@@ -92,7 +93,9 @@ class LatentModel:
         return {"network": own, "blocks": blocks, "pixels": self.likelihood.size, "latent": self.latent}
 
     @classmethod
-    def load(cls, config: dict[str, Any], state: dict[str, Tensor], network: Network | None) -> "LatentModel":
+    def load(
+        cls, config: dict[str, Any], state: dict[str, Tensor], network: nn.Module | None
+    ) -> "LatentModel":
         """Inverse of `config` and `state`; a network of one's own is given again, its weights are restored."""
         blocks = config["blocks"]
         likelihood = Bernoulli(config["pixels"]) if blocks is None else Categorical(tuple(blocks))
@@ -102,6 +105,10 @@ class LatentModel:
         found = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
         network.load_state_dict(found)
         return cls(network.eval(), likelihood, state["weights"], config["latent"])
+
+    @property
+    def _coder(self) -> Autoencoder:
+        return cast("Autoencoder", self.network)
 
     @staticmethod
     def _by_rows(

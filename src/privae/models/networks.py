@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,22 @@ class NetworkConfig(BaseModel):
     hidden: tuple[int, ...] = (256, 256)
     activation: Activation = "relu"
     layer_norm: bool = False
+
+
+@runtime_checkable
+class Autoencoder(Protocol):
+    """What the ELBO needs of a network: a posterior of each record and logits of each code.
+
+    Every input has any number of leading batch dimensions, or none; condition is None for records without one.
+    """
+
+    def encode(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the posterior.  Shapes: x [..., d] -> ([..., k], [..., k])."""
+        ...
+
+    def decode(self, z: Tensor, condition: Tensor | None) -> Tensor:
+        """Logits of the record.  Shapes: z [..., k] -> [..., d]."""
+        ...
 
 
 class Encoder(nn.Module):

@@ -10,6 +10,11 @@ from torch import Generator, Tensor
 _ROWS = 4096  # rows drawn or scored at once
 
 
+def draw_classes(weights: Float[Tensor, "c"], count: int, generator: Generator) -> Int[Tensor, "n"]:
+    """Classes by their weights: [c] -> [count]; torch draws no empty sample, so of none one is thrown away."""
+    return torch.multinomial(weights, max(count, 1), replacement=True, generator=generator)[:count]
+
+
 @dataclass(frozen=True)
 class GaussianClasses:
     """p(y) N(z; mean_y, covariance_y): the released class-conditional latent prior.
@@ -23,7 +28,7 @@ class GaussianClasses:
 
     def sample(self, count: int, generator: Generator) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n"]]:
         """Latents [count, k] and their classes [count]."""
-        classes = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        classes = draw_classes(self.weights, count, generator)
         noise = torch.randn(count, self.means.shape[1], generator=generator, dtype=torch.float64)
         latents = self.means[classes].clone()
         for c in range(len(self.weights)):
@@ -56,7 +61,7 @@ class ProductMixture:
 
     def sample(self, count: int, generator: Generator) -> tuple[Int[Tensor, "n m"], Int[Tensor, "n"]]:
         """Codes [count, m] and classes [count]."""
-        classes = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        classes = draw_classes(self.weights, count, generator)
         chosen = torch.randint(self.log_cells.shape[1], (count,), generator=generator)
         columns = torch.arange(len(self.sizes))
         starts = self.sizes.cumsum(0) - self.sizes

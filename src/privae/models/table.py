@@ -54,12 +54,9 @@ class TableModel:
         return torch.where(label >= 0, given, torch.logsumexp(joint, 1)) + unknown
 
     def embed(self, codes: Int[Tensor, "n m"]) -> Float[Tensor, "n k"]:
-        """Latent codes, the means of the network's posterior: [n, m] -> [n, k]. A label is not used."""
-        seen = codes.clone()
-        if self.label is not None:
-            seen[:, self.label] = -1
+        """Latent codes, the means of the network's posterior: [n, m] -> [n, k]."""
         with torch.no_grad():
-            mean, _ = self.network.encode(onehot(seen, torch.tensor(self.sizes)))
+            mean, _ = self.network.encode(onehot(codes, torch.tensor(self.sizes)))
         return mean
 
     def state(self) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ ADDED_SHARE = 0.1
 """Share of a filter's delta left to what thresholds and samplers add to it."""
 
 _FINE, _COARSE = 1e-4, 1e-3  # spacing of the discretized privacy loss
-_RANGE = 200.0  # losses beyond it get a proportionally coarser spacing, to bound time and memory
+_RANGE = 50.0  # losses beyond it get a proportionally coarser spacing, to bound time and memory
 _ORDERS = (*(float(k) for k in range(2, 65)), *(2.0**k for k in range(7, 13)))
 _TOLERANCE = 1.002  # calibrated noise is at most this factor above the smallest
 

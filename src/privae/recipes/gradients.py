@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from privae.errors import DataError, UsageError
 from privae.models.elbo import elbo
 from privae.models.latent import LatentModel
 from privae.models.likelihoods import Categorical, Likelihood
-from privae.models.networks import Network, NetworkConfig
+from privae.models.networks import Autoencoder, Network, NetworkConfig
 from privae.plan import MICRO_BATCH, Phase
 from privae.privacy.gradients import Loss, Precision, Summation, refuse_mixing, supported
 from privae.privacy.mechanism import Mechanism
@@ -26,6 +27,7 @@ from privae.training.watch import Watch
 
 GRADIENTS, LABELS = "gradients", "label counts"
 _LABEL_SHARE = 0.02
+_GRADIENT_SHARE = 0.3  # of the budget, where gradients refine what statistics began
 _CERTAIN = 5.0
 _PROBES = 6
 WARM_ROWS = 20_000  # samples that an encoder is warm-started on
@@ -105,7 +107,7 @@ def fit(
     records: tuple[Tensor, NDArray[np.int64]],
     likelihood: Likelihood,
     classes: int,
-    network: Network,
+    network: nn.Module,
 ) -> LatentModel:
     """Train the VAE on records (x [n, d] float32, class codes [n], -1 for none).
 
@@ -155,13 +157,35 @@ def checked(network: nn.Module, loss: Loss, probe: tuple[Tensor, ...], precision
     return Summation(path, precision, MICRO_BATCH[path])
 
 
-def warm_start(cells: Tensor, sizes: tuple[int, ...], label: int | None, watch: Watch) -> Network:
+def joined(first: Draft, trained: Draft) -> Draft:
+    """A draft of statistics followed by a gradient phase that takes GRADIENT_SHARE of the budget."""
+    kept = tuple(p.model_copy(update={"share": p.share * (1 - _GRADIENT_SHARE)}) for p in first.phases)
+    last = trained.phases[-1].model_copy(update={"share": _GRADIENT_SHARE})
+    return replace(
+        first,
+        phases=(*kept, last),
+        settings=first.settings | trained.settings | {"fidelity": True},
+        rows_needed=lambda noisy: first.rows_needed(noisy[:-1]),
+        seconds=first.seconds + trained.seconds,
+    )
+
+
+def refine(run: Run, network: Network, cells: Tensor, likelihood: Categorical) -> None:
+    """Go on training a warm-started network on real records, by the plan's gradient phase."""
+    latent = network.config.latent
+    loss = _loss(likelihood, 1)
+    summation = checked(network, loss, _probe(likelihood, 1, latent), _precision(run))
+    train_phase(run, GRADIENTS, network.train(), Objective(loss, latent, summation), (cells,))
+    network.eval()
+
+
+def warm_start(
+    network: Network, cells: Tensor, sizes: tuple[int, ...], label: int | None, watch: Watch
+) -> Network:
     """A VAE trained on *released* samples, one-hot [n, cells]: post-processing, so no noise and no charge.
 
     The block of the label is hidden in half of the records, so that codes do not need it.
     """
-    training = Training()
-    network = default_network(cells.shape[1], 1, training)
     likelihood = Categorical(sizes)
     if label is not None:
         start = sum(sizes[:label])
@@ -171,7 +195,9 @@ def warm_start(cells: Tensor, sizes: tuple[int, ...], label: int | None, watch: 
     rate = min(1.0, _WARM_BATCH / len(cells))
     release = Release(Poisson(rate), Mechanism(), NoiseSource(b"\0" * 32), lambda _: None)
     schedule = Schedule(_WARM_STEPS, rate * len(cells), learning_rate=2e-3, warm_up=10, cosine=True)
-    objective = Objective(_loss(likelihood, 1), training.latent, Summation("by rule", "float32", _WARM_BATCH))
+    objective = Objective(
+        _loss(likelihood, 1), network.config.latent, Summation("by rule", "float32", _WARM_BATCH)
+    )
     with _one_thread():
         train(network, objective, (cells,), release, schedule, watch)
     return network.eval()
@@ -193,7 +219,7 @@ def _loss(likelihood: Likelihood, classes: int) -> Loss:
 
     def negative_elbo(network: nn.Module, parts: tuple[Tensor, ...]) -> Tensor:
         condition = parts[1] if classes > 1 else None
-        return -elbo(network, likelihood, parts[0], condition, parts[-1])  # type: ignore[arg-type]
+        return -elbo(cast("Autoencoder", network), likelihood, parts[0], condition, parts[-1])
 
     return negative_elbo
 

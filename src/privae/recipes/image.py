@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from privae.errors import DataError
+from privae.errors import DataError, ResourceError
 from privae.models.image import ImageModel, LinearCodes, ResidualDecoder, conditioned
 from privae.models.networks import initialize
 from privae.models.priors import GaussianClasses
@@ -32,7 +32,9 @@ _SHIFT = 12  # DCT codes are held in 1/256 of a pixel step: 2^20 basis units / 2
 _CODE_UNIT = 255.0 * 256.0  # integer units of a code that is 1 when a pixel runs from 0 to 1
 _HIDDEN = (200,)
 _LATENT_NOISE = 0.15
+_DECODER_STEPS = 350
 _CERTAIN = 5.0
+_MOST_IMAGES = 2**22  # times BOUND^2 = 2^40, still below 2^62
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def sizes_for(epsilon: float, pixels: int) -> Sizes:
     if epsilon < 0.5:
         basis, latent, radius, floor = 80, 24, 0.6, 0.2
     elif epsilon < 3:
-        basis, latent, radius, floor = 130, 30, 0.8, 0.1
+        basis, latent, radius, floor = 100, 30, 0.8, 0.1
     else:
         basis, latent, radius, floor = 200, 50, 0.8, 0.03
     return Sizes(min(basis, pixels), min(latent, max(pixels // 4, 1)), radius, 0.9, floor)
@@ -65,48 +67,40 @@ def sizes_for(epsilon: float, pixels: int) -> Sizes:
 def draft(shape: tuple[int, int], classes: int, budget: Budget) -> Draft:
     """The phases of a fit to images of a shape, before their noise is known."""
     sizes = sizes_for(budget.epsilon, shape[0] * shape[1])
-    fidelity = budget.fidelity if budget.fidelity is not None else budget.epsilon > 1
-    fidelity = fidelity and budget.rows is not None
-    split = (
-        (0.02, 0.28, 0.70)
-        if not fidelity
-        else (0.02, 0.13, 0.45)
-        if budget.epsilon <= 3
-        else (0.02, 0.08, 0.20)
-    )
-    phases = [
-        statistics(NORMS, split[0], 1.0, math.sqrt(2), size=_NORM_BINS),
-        statistics(
-            AXES,
-            split[1],
-            moments.SENSITIVITY,
-            moments.REPLACE_RATIO,
-            size=len(moments.weights(sizes.basis)[0]),
-        ),
-        statistics(
-            CLASSES,
-            split[2],
-            moments.SENSITIVITY,
-            moments.REPLACE_RATIO,
-            size=classes * len(moments.weights(sizes.latent)[0]),
-        ),
-    ]
-    notes: tuple[str, ...] = ()
+    wanted = budget.fidelity if budget.fidelity is not None else budget.epsilon > 1
+    fidelity = wanted and budget.rows is not None
+    phases = _phases(sizes, classes, _shares(budget.epsilon, fidelity))
     if fidelity and budget.rows is not None:
-        phases.append(_decoder_phase(budget.rows, sizes.latent + classes, shape, 1.0 - sum(split)))
-    elif budget.fidelity or (budget.fidelity is None and budget.epsilon > 1):
-        notes = ("no residual decoder: its gradients need a public divisor; declare --rows to train one",)
-    rows = budget.rows or 60_000
-    steps = phases[-1].steps if fidelity else 0
+        share = 1.0 - sum(phase.share for phase in phases)
+        phases.append(_decoder_phase(budget.rows, sizes.latent + classes, shape, share))
+    rows, pixels = budget.rows or 60_000, shape[0] * shape[1]
+    note = "no residual decoder: its gradients need a public divisor; declare --rows to train one"
     return Draft(
         recipe="image",
         phases=tuple(phases),
         settings={"basis": sizes.basis, "latent": sizes.latent, "fidelity": fidelity},
         rows_needed=lambda noisy: 4 * classes * noisy[2].mechanism().std * sizes.latent,
-        seconds=5.0 + 1e-7 * rows * shape[0] * shape[1] + 0.15 * steps,
-        megabytes=500 + 3e-5 * rows * shape[0] * shape[1],
-        notes=notes,
+        seconds=5.0 + 1e-7 * rows * pixels + (0.15 * _DECODER_STEPS if fidelity else 0.0),
+        megabytes=500 + 3e-5 * rows * pixels,
+        notes=(note,) if wanted and not fidelity else (),
     )
+
+
+def _shares(epsilon: float, fidelity: bool) -> tuple[float, float, float]:
+    """Shares of mu^2 for norms, axes and class prior; the decoder gets the rest."""
+    if not fidelity:
+        return 0.02, 0.18, 0.80
+    return (0.02, 0.13, 0.45) if epsilon <= 3 else (0.02, 0.08, 0.20)
+
+
+def _phases(sizes: Sizes, classes: int, shares: tuple[float, float, float]) -> list[Phase]:
+    numbers = [len(moments.weights(size)[0]) for size in (sizes.basis, sizes.latent)]
+    bounds = (moments.SENSITIVITY, moments.REPLACE_RATIO)
+    return [
+        statistics(NORMS, shares[0], 1.0, math.sqrt(2), size=_NORM_BINS),
+        statistics(AXES, shares[1], *bounds, size=numbers[0]),
+        statistics(CLASSES, shares[2], *bounds, size=classes * numbers[1]),
+    ]
 
 
 def fit(run: Run, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int) -> ImageModel:
@@ -115,10 +109,12 @@ def fit(run: Run, images: NDArray[np.uint8], labels: NDArray[np.int64], classes:
     Shapes: images [n, h, w], labels [n] (codes; -1 takes no part in the class prior).
     Errors: DataError when the *released* count says that there is next to nothing to learn from.
     """
+    if len(images) > _MOST_IMAGES:
+        raise ResourceError("more images than integer sums of 64 bits can hold; fit a part of them")
     height, width = images.shape[1:]
     sizes = sizes_for(run.plan.epsilon, height * width)
     basis = moments.low_pass_basis(height, width, sizes.basis)
-    raw = moments.project(images.reshape(len(images), -1).astype(np.int64), basis, _SHIFT)
+    raw = moments.project(images.reshape(len(images), height * width).astype(np.int64), basis, _SHIFT)
     bound = _norm_bound(run, raw, height * width, sizes.quantile)
     coded = _clipped(np.trunc(raw * (BOUND / bound)).astype(np.int64))
     mean, axes, spread = _axes(run, coded)
@@ -162,6 +158,8 @@ def _axes(run: Run, codes: Integers) -> tuple[Array, Array, Array]:
     released = _released_moments(run, AXES, [codes], size)[0]
     run.watch.advance(1)
     mean, covariance = moments.covariance(released, 0.0)
+    # privacy: codes have norm at most BOUND, and products with a wilder center would no longer be exact integers
+    mean = mean * min(1.0, BOUND / max(float(np.linalg.norm(mean)), 1e-300))
     values, vectors = np.linalg.eigh(covariance)
     least = (1e-3 * BOUND) ** 2
     return mean, vectors[:, ::-1].copy(), np.sqrt(np.maximum(values[::-1], least))
@@ -185,6 +183,11 @@ def _prior(
     groups = _released_moments(run, CLASSES, [codes[labels == c] for c in range(classes)], sizes.latent)
     run.watch.advance(1)
     deviation = run.deviation(CLASSES) * BOUND**2 / math.sqrt(2)
+    if not moments.told_apart(groups, deviation).any():
+        raise DataError(
+            "the released number of images of every class cannot be told from none; "
+            "check the classes against the labels, or give more images"
+        )
     means, covariances = moments.shrunk(groups, deviation, sizes.floor)
     counts = np.maximum([group.count for group in groups], 1.0)
     shares = counts / counts.sum()
@@ -207,7 +210,7 @@ def _released_moments(run: Run, phase: str, groups: list[Integers], size: int) -
 
 
 def _decoder_phase(rows: int, latent: int, shape: tuple[int, int], share: float) -> Phase:
-    """Poisson batches of about 5 % of the declared rows, 30 to 3,000, for 350 steps."""
+    """Poisson batches of about 5 % of the declared rows, 30 to 3,000."""
     expected = float(min(max(rows // 20, 30), 3000, rows))
     outputs = shape[0] * shape[1]
     size = (latent + 1) * _HIDDEN[0] + (_HIDDEN[0] + 1) * outputs
@@ -218,7 +221,7 @@ def _decoder_phase(rows: int, latent: int, shape: tuple[int, int], share: float)
         sensitivity=1.0,
         replace_ratio=2.0,
         sampling_rate=expected / rows,
-        steps=350,
+        steps=_DECODER_STEPS,
         size=size,
     )
 

@@ -1,5 +1,6 @@
 """From a person's data to a recipe and back: what a table and a set of images each bring to the front door."""
 
+import copy
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,15 +9,15 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from privae.data.codec import Codec
 from privae.data.images import ImageSchema, label_codes
 from privae.data.schema import Schema
-from privae.errors import PrivacyRefused, UsageError
+from privae.errors import DataError, PrivacyRefused, UsageError
 from privae.models.image import ImageModel
 from privae.models.latent import LatentModel
 from privae.models.likelihoods import Bernoulli, Categorical
-from privae.models.networks import Network
 from privae.models.table import TableModel
 from privae.recipes import gradients, image, table
 from privae.recipes.gradients import Training
@@ -49,6 +50,8 @@ class FittedTable:
     def embed(self, data: pd.DataFrame) -> Floats:
         """Latent codes of every row, [n, k]; the label is not used."""
         codes = self.codec.encode(data)
+        if self.codec.label is not None:
+            codes[:, self.codec.label] = -1
         if isinstance(self.model, TableModel):
             return _array(self.model.embed(torch.from_numpy(codes.astype(np.int64))))
         return _array(self.model.embed(self.codec.onehot(codes), _none(len(codes))))
@@ -135,7 +138,7 @@ class TableRecipe:
     schema: Schema
     by_gradients: bool = False
     training: Training = field(default_factory=Training)
-    network: Network | None = None
+    network: nn.Module | None = None
 
     def draft(self, budget: Budget) -> Draft:
         """The phases of the fit. Errors: UsageError or PrivacyRefused for a schema that cannot be fitted."""
@@ -147,12 +150,22 @@ class TableRecipe:
             )
         if len(self.schema.kept) < 2:
             raise UsageError("a table needs at least two kept columns; a histogram serves one")
-        if not self.by_gradients:
+        if self.network is not None and not self.by_gradients:
+            raise UsageError('a network of your own is for recipe="gradients"')
+        if not (self.by_gradients or budget.fidelity):
             return table.draft(self.schema, budget)
         if self.schema.bought:
-            raise UsageError('categories = "bought" is not combined with recipe="gradients"; declare them')
+            raise UsageError('categories = "bought" are not combined with gradients; declare them')
         codec = Codec(self.schema)
-        return gradients.draft(int(codec.offsets[-1]), 1, self._network(codec), self.training, budget)
+        trained = gradients.draft(int(codec.offsets[-1]), 1, self._network(codec), self.training, budget)
+        if self.by_gradients:
+            return trained
+        return gradients.joined(table.draft(self.schema, budget), trained)
+
+    def check(self, data: pd.DataFrame, labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
+        """With strict, refuse values outside the schema before anything is charged."""
+        if strict and not self.schema.bought:
+            Codec(self.schema).encode(data, strict=True)
 
     def fit(self, run: Run, data: pd.DataFrame, labels: NDArray[Any] | None = None) -> FittedTable:  # noqa: ARG002
         """Fit as the plan says."""
@@ -168,11 +181,21 @@ class TableRecipe:
         fitted, layout = table.fit(run, codes, codec)
         samples = codec.onehot(table.with_label(fitted.model, layout, gradients.WARM_ROWS, 0))
         sizes = tuple(codec.sizes.tolist())
-        network = gradients.warm_start(samples, sizes, layout.label, run.watch)
+        network = gradients.warm_start(
+            gradients.default_network(samples.shape[1], 1, self.training),
+            samples,
+            sizes,
+            codec.label,
+            run.watch,
+        )
+        if run.plan.phase(gradients.GRADIENTS) is not None:
+            gradients.refine(run, network, codec.onehot(codes), Categorical(sizes))
         return FittedTable(schema, TableModel(fitted.model, network, sizes, layout.label))
 
-    def _network(self, codec: Codec) -> Network:
-        return self.network or gradients.default_network(int(codec.offsets[-1]), 1, self.training)
+    def _network(self, codec: Codec) -> nn.Module:
+        return copy.deepcopy(self.network) or gradients.default_network(
+            int(codec.offsets[-1]), 1, self.training
+        )
 
 
 @dataclass(frozen=True)
@@ -182,7 +205,7 @@ class ImageRecipe:
     schema: ImageSchema
     by_gradients: bool = False
     training: Training = field(default_factory=Training)
-    network: Network | None = None
+    network: nn.Module | None = None
 
     @property
     def classes(self) -> int:
@@ -206,16 +229,26 @@ class ImageRecipe:
         note = "labels are bought: declare them with --classes to spend nothing on them"
         return Draft(**{**drafted.__dict__, "phases": (bought, *rest), "notes": (*drafted.notes, note)})
 
+    def check(self, data: NDArray[np.uint8], labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
+        """Refuse, before anything is charged, labels that are absent or of another number than the images."""
+        if data.ndim != 3 or data.shape[1:] != (self.schema.height, self.schema.width):
+            raise UsageError(f"images must be uint8 [n, {self.schema.height}, {self.schema.width}]")
+        if self.schema.classes is not None and labels is None:
+            raise UsageError("classes are declared, but there are no labels y; fit without --classes")
+        if labels is not None and len(labels) != len(data):
+            raise UsageError("there must be one label an image")
+
     def fit(self, run: Run, data: NDArray[np.uint8], labels: NDArray[Any] | None = None) -> FittedImages:
         """Fit as the plan says; labels outside the classes take no part in the class prior."""
         schema = self.schema
         if schema.classes == "bought":
-            if labels is None:
-                raise UsageError("the file has no labels y to buy; leave out the purchase")
             schema = schema.with_classes(table.buy_texts(run, [pd.Series(labels)])[0])
+            if not schema.classes:
+                raise DataError(
+                    "no label passed the released threshold at this epsilon; declare the classes, or give more "
+                    "images"
+                )
         classes = schema.classes if isinstance(schema.classes, tuple) else None
-        if classes is not None and labels is None:
-            raise UsageError("classes are declared, but there are no labels y; fit without --classes")
         codes = _codes(labels, classes, len(data))
         x = np.ascontiguousarray(data)
         if not self.by_gradients:
@@ -224,9 +257,9 @@ class ImageRecipe:
         likelihood = Bernoulli(schema.height * schema.width)
         return FittedImages(schema, gradients.fit(run, records, likelihood, self.classes, self._network()))
 
-    def _network(self) -> Network:
+    def _network(self) -> nn.Module:
         size = self.schema.height * self.schema.width
-        return self.network or gradients.default_network(size, self.classes, self.training)
+        return copy.deepcopy(self.network) or gradients.default_network(size, self.classes, self.training)
 
 
 def to_members(fitted: Fitted) -> tuple[dict[str, bytes], dict[str, torch.Tensor]]:
@@ -237,15 +270,19 @@ def to_members(fitted: Fitted) -> tuple[dict[str, bytes], dict[str, torch.Tensor
     return members, fitted.model.state()
 
 
+def needs_network(members: dict[str, bytes]) -> bool:
+    """Whether the model was fitted with a network of one's own, whose class no file can hold."""
+    stored = json.loads(members["model.json"])
+    return stored["model"] == "LatentModel" and stored["config"]["network"] is None
+
+
 def from_members(
-    members: dict[str, bytes], state: dict[str, torch.Tensor], network: Network | None = None
+    members: dict[str, bytes], state: dict[str, torch.Tensor], network: nn.Module | None = None
 ) -> FittedTable | FittedImages:
     """Inverse of `to_members`; a network of one's own must be given again."""
     stored = json.loads(members["model.json"])
     models = {"TableModel": TableModel.load, "ImageModel": ImageModel.load}
     if stored["model"] == "LatentModel":
-        if stored["config"]["network"] is None and network is None:
-            raise UsageError("this model was fitted with a network of your own; load it with network=...")
         model: Any = LatentModel.load(stored["config"], state, network)
     else:
         model = models[stored["model"]](stored["config"], state)
@@ -259,8 +296,6 @@ def _codes(labels: NDArray[Any] | None, classes: tuple[str, ...] | None, count: 
     if classes is None:
         return np.zeros(count, dtype=np.int64)
     assert labels is not None
-    if len(labels) != count:
-        raise UsageError("there must be one label an image")
     return label_codes(labels, classes)
 
 

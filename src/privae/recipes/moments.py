@@ -113,17 +113,28 @@ def shrunk(groups: list[Moments], deviation: float, floor: float) -> tuple[Array
     `deviation` is the noise of one entry of a second moment. A group's covariance moves to the pooled one by the
     share min(1, noise energy / squared distance), with the noise energy (deviation / count)^2 k (k + 1) / 2: a rule
     on releases and the ledger's sigma only (guarantees.md rule 20). `floor` is a share of the mean eigenvalue.
+    A group that cannot be told from an empty one has the mean and covariance of all others; one at least can.
     """
     counts = np.maximum([g.count for g in groups], 1.0)
+    known = told_apart(groups, deviation)
+    trusted = np.where(known, counts, 0.0) / np.where(known, counts, 0.0).sum()
     means = np.stack([g.first / n for g, n in zip(groups, counts, strict=True)])
     raw = np.stack([g.second / n - np.outer(m, m) for g, n, m in zip(groups, counts, means, strict=True)])
-    pooled = np.einsum("c,cij->ij", counts / counts.sum(), raw)
+    pooled = np.einsum("c,cij->ij", trusted, raw)
     size = pooled.shape[0]
     energy = (deviation / counts) ** 2 * size * (size + 1) / 2
-    distance = np.maximum(((raw - pooled) ** 2).sum((1, 2)), 1e-300)
-    share = np.minimum(1.0, energy / distance)[:, None, None]
-    least = floor * max(float(np.trace(pooled)) / size, 1e-12)
+    distance = ((raw - pooled) ** 2).sum((1, 2))
+    share = (energy / np.maximum(np.maximum(distance, energy), 1e-300))[:, None, None]
+    raw, means = np.where(known[:, None, None], raw, pooled), np.where(known[:, None], means, trusted @ means)
+    least = floor * max(float(np.trace(pooled)) / size, deviation / float(counts.sum()), 1e-12)
     return means, np.stack([_raised(c, least) for c in (1 - share) * raw + share * pooled])
+
+
+def told_apart(groups: list[Moments], deviation: float) -> NDArray[np.bool_]:
+    """Whether the released count of every group is three standard deviations above none: [c]."""
+    noise = deviation * math.sqrt(2.0) / (0.1 * float(BOUND) ** 2)
+    found: NDArray[np.bool_] = np.array([g.count for g in groups]) > max(3 * noise, 0.5)
+    return found
 
 
 def _raised(matrix: Array, floor: float) -> Array:

@@ -80,7 +80,7 @@ def draft(schema: Schema, budget: Budget) -> Draft:
     )
 
 
-def layout_of(schema: Schema, sizes: NDArray[np.int64], rows: int | None) -> Layout:
+def layout_of(schema: Schema, sizes: NDArray[np.int64], rows: int | None, *, split: bool = True) -> Layout:
     """Split by the label if it is declared, has at most 10 classes, and about 500 declared rows a class."""
     names = [column.name for column in schema.kept]
     label = names.index(schema.label) if schema.label is not None else None
@@ -88,7 +88,7 @@ def layout_of(schema: Schema, sizes: NDArray[np.int64], rows: int | None) -> Lay
         classes = int(sizes[label])
         crowded = rows is None or rows >= _FEWEST_ROWS * classes
         fits = classes <= _MOST_CLASSES and crowded and schema.label not in schema.bought and len(names) > 2
-        label = label if fits else None
+        label = label if fits and split else None
     columns = np.array([i for i in range(len(names)) if i != label], dtype=np.int64)
     return Layout(columns, sizes[columns], label, int(sizes[label]) if label is not None else 1)
 
@@ -111,7 +111,9 @@ def buy_texts(run: Run, columns: Sequence["pd.Series[Any]"]) -> list[list[str]]:
     """The texts of every column that pass the threshold of one noisy histogram; see `buy_categories`."""
     coded = [text_codes(column) for column in columns]
     counts = [np.bincount(places[places >= 0], minlength=len(texts)) for places, texts in coded]
+    run.watch.phase(CATEGORIES, 1)
     noisy = run.release(CATEGORIES, [(np.concatenate(counts).astype(np.int64), 1.0)])[0]
+    run.watch.advance(1)
     passed = noisy >= threshold(run.deviation(CATEGORIES), len(columns), run.plan.delta_threshold)
     ends = np.cumsum([len(texts) for _, texts in coded])
     kept = np.split(passed, ends[:-1])
@@ -163,7 +165,8 @@ def fit(run: Run, codes: NDArray[np.int32], codec: Codec) -> tuple[MixtureFit, L
 
     Errors: DataError when the *released* counts say that there is next to nothing to learn from.
     """
-    layout = layout_of(codec.schema, codec.sizes, run.plan.rows)
+    split = bool(run.plan.settings.get("split_by_label"))
+    layout = layout_of(codec.schema, codec.sizes, run.plan.rows, split=split)
     run.watch.phase(TABLES, 1)
     tables = released_tables(run, codes, layout)
     run.watch.advance(1)

@@ -1,0 +1,20 @@
+"""Every example runs as it stands, in an empty folder, and prints its guarantee."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+
+
+def test_there_are_examples_and_each_is_short():
+    assert EXAMPLES
+    assert all(len(path.read_text(encoding="utf-8").splitlines()) < 80 for path in EXAMPLES)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_example_runs(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(path), run_name="__main__")
+    assert "changes the probability of any outcome" in capsys.readouterr().out
