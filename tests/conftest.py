@@ -1,5 +1,127 @@
-"""Shapes and types of the privacy core and the models are checked while the tests run."""
+"""Shapes and types of the privacy core and the models are checked while the tests run; small data and fits."""
 
+import hashlib
+import itertools
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook(["privae.privacy", "privae.models"], "beartype.beartype")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Fits take a fraction of a second: few components, steps and warm-up samples; keys repeat, and differ."""
+    from privae.privacy import noise
+    from privae.recipes import gradients, mixture, table
+
+    keys = (hashlib.sha256(str(number).encode()).digest() for number in itertools.count())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(noise, "os", SimpleNamespace(getpid=os.getpid, urandom=lambda _: next(keys)))
+        patch.setattr(gradients, "_WARM_STEPS", 3)
+        patch.setattr(gradients, "WARM_ROWS", 300)
+        patch.setattr(
+            table, "MixtureSettings", lambda: mixture.MixtureSettings(components=30, steps=20, tree_from=1.0)
+        )
+        yield
+
+
+@pytest.fixture(scope="session")
+def facts():
+    """The schema of `people`: every kind of column, gaps and other values; `ill` is the label."""
+    from privae.data.column import Column
+    from privae.data.schema import Schema
+
+    return Schema(
+        columns=(
+            Column(name="age", kind="numeric", bounds=(0, 100), bins=4, integer=True, missing=True),
+            Column(name="job", kind="category", categories=("nurse", "cook"), other="else"),
+            Column(name="height", kind="numeric", bounds=(1.0, 2.2), bins=3, decimals=2),
+            Column(name="ill", kind="boolean"),
+        ),
+        label="ill",
+    )
+
+
+@pytest.fixture(scope="session")
+def people():
+    """A function of (n, seed): a table whose columns hang together."""
+
+    def made(count, seed=0):
+        rng = np.random.default_rng(seed)
+        ill = rng.random(count) < 0.4
+        return pd.DataFrame(
+            {
+                "age": rng.integers(0, 50, count) + 50 * ill,
+                "job": np.where(rng.random(count) < 0.2 + 0.6 * ill, "nurse", "cook"),
+                "height": np.round(1.2 + 0.8 * rng.random(count), 2),
+                "ill": ill,
+            }
+        )
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    """A function of (n, seed): images [n, 4, 4] of two classes, bright at the left or at the right, and labels."""
+
+    def made(count, seed=0):
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(0, 2, count)
+        bright = np.where(labels[:, None], [0, 0, 1, 1], [1, 1, 0, 0])[:, None, :]
+        pixels = 40 + 120 * bright + 50 * rng.random((count, 4, 4))
+        return pixels.astype(np.uint8), labels
+
+    return made
+
+
+@pytest.fixture
+def transcript(monkeypatch):
+    """A function of (vae, data...): fits, and tells all that left the fit; `replay` answers with its releases.
+
+    With `replay`, every release is replaced by the one of an earlier fit, so whatever still differs was taken
+    from the data past the mechanism.
+    """
+    from privae.privacy.mechanism import Mechanism
+    from privae.privacy.noise import NoiseSource
+
+    real = Mechanism.release
+
+    def fitted(vae, *data, replay=None, **options):
+        released, told = [], []
+        answers = iter(replay or ())
+
+        def release(mechanism, total, noise):
+            answer = real(mechanism, total, noise)
+            if noise.fixed is not True or noise is not source:
+                return answer  # training on released samples draws from a public source of its own
+            released.append(answer if replay is None else next(answers))
+            assert released[-1].shape == answer.shape
+            return released[-1]
+
+        class Watch:
+            def phase(self, name, total):
+                told.append(("phase", name, total))
+
+            def advance(self, count, epsilon=None):
+                told.append(("advance", count, epsilon))
+
+            def note(self, text):
+                told.append(("note", text))
+
+        source = NoiseSource(bytes(32))
+        with monkeypatch.context() as patch:
+            patch.setattr(Mechanism, "release", release)
+            try:
+                vae.fit(*data, noise=source, watch=Watch(), **options)
+                outcome = "fitted"
+            except Exception as error:  # noqa: BLE001  the outcome is what is compared
+                outcome = repr(error)
+        return {"released": released, "told": told, "outcome": outcome, "vae": vae}
+
+    return fitted

@@ -32,7 +32,7 @@ from privae.recipes.modality import (
     needs_network,
     to_members,
 )
-from privae.recipes.phases import Budget, Draft, Run, plan_of
+from privae.recipes.phases import Budget, Draft, Run, plan_of, threshold_delta
 from privae.training.watch import Silent, Watch
 
 DEFAULT_DELTA = 1e-6
@@ -313,6 +313,8 @@ def _check_plan(plan: Plan, draft: Draft) -> None:
             raise PrivacyRefused(
                 f"phase '{phase.name}' of the plan states bounds that do not hold; plan again"
             )
+    if plan.delta_threshold != threshold_delta(plan.epsilon, plan.delta, plan.phases):
+        raise PrivacyRefused("the plan's delta_threshold is not that of its phases; plan again")
     if plan.guarantee().epsilon > plan.epsilon:
         raise PrivacyRefused("the plan's phases cost more than its epsilon; plan again")
 

@@ -152,6 +152,8 @@ class TableRecipe:
             raise UsageError("a table needs at least two kept columns; a histogram serves one")
         if self.network is not None and not self.by_gradients:
             raise UsageError('a network of your own is for recipe="gradients"')
+        if budget.strict and self.schema.bought:
+            raise UsageError('strict asks for declared values; it is not combined with categories = "bought"')
         if not (self.by_gradients or budget.fidelity):
             return table.draft(self.schema, budget)
         if self.schema.bought:
@@ -164,7 +166,7 @@ class TableRecipe:
 
     def check(self, data: pd.DataFrame, labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
         """With strict, refuse values outside the schema before anything is charged."""
-        if strict and not self.schema.bought:
+        if strict:
             Codec(self.schema).encode(data, strict=True)
 
     def fit(self, run: Run, data: pd.DataFrame, labels: NDArray[Any] | None = None) -> FittedTable:  # noqa: ARG002

@@ -60,8 +60,7 @@ class Draft:
 def plan_of(draft: Draft, budget: Budget, schema_hash: str, code_version: str) -> Plan:
     """The finished plan: noise for every phase, fixed before anything is released (rule 16)."""
     check_budget(budget.epsilon, budget.delta, budget.rows)
-    buys = any(phase.name == CATEGORIES for phase in draft.phases) and math.isfinite(budget.epsilon)
-    threshold = THRESHOLD_SHARE * budget.delta if buys else 0.0
+    threshold = threshold_delta(budget.epsilon, budget.delta, draft.phases)
     phases = calibrated(draft.phases, budget.epsilon, budget.accountant_delta - threshold)
     needed = math.ceil(draft.rows_needed(phases)) if math.isfinite(budget.epsilon) else 1
     return Plan(
@@ -80,6 +79,12 @@ def plan_of(draft: Draft, budget: Budget, schema_hash: str, code_version: str) -
         notes=(*draft.notes, *_verdict(budget.rows, needed)),
         code_version=code_version,
     )
+
+
+def threshold_delta(epsilon: float, delta: float, phases: Sequence[Phase]) -> float:
+    """The share of delta that buying categories takes; 0 where nothing is bought, or without noise."""
+    buys = any(phase.name == CATEGORIES for phase in phases) and math.isfinite(epsilon)
+    return THRESHOLD_SHARE * delta if buys else 0.0
 
 
 @dataclass(frozen=True)

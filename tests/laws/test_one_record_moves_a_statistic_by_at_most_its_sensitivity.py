@@ -1,0 +1,246 @@
+"""Law: with earlier releases held fixed, one record moves each statistic by at most what its phase charges.
+
+Add-or-remove: the weighted L2 distance of the totals is at most the phase's sensitivity; replace-one: at most
+replace_ratio times that. Records are arbitrary: garbage cells, images of any pixels, any label.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privae.data.codec import Codec, text_codes
+from privae.data.column import Column
+from privae.data.schema import Schema
+from privae.privacy.noise import NoiseSource
+from privae.recipes import gradients, image, table
+from privae.recipes.gradients import Training
+from privae.recipes.phases import CATEGORIES, Budget, Run, plan_of
+from privae.training.watch import Silent
+
+ROUNDING = 1 + 1e-12  # of this test's own norms
+
+
+class Replay:
+    """Stands for a Run: keeps the private totals of every phase, and answers as an earlier run was answered."""
+
+    def __init__(self, plan, answers):
+        self.plan, self.answers, self.totals = plan, answers, {}
+        self.watch, self.inner = Silent(), Run(plan, lambda *_: None, NoiseSource(bytes(32)), Silent())
+
+    def release(self, name, totals):
+        self.totals[name] = totals
+        if name not in self.answers:
+            self.answers[name] = self.inner.release(name, totals)
+        return self.answers[name]
+
+    def deviation(self, name):
+        return self.inner.deviation(name)
+
+
+def distance(one, other):
+    """Weighted L2 distance of two lists of blocks, from exact integer differences."""
+    return math.sqrt(
+        math.fsum(
+            float(weight * step) ** 2
+            for (a, weight), (b, _) in zip(one, other, strict=True)
+            for step in (a.ravel() - b.ravel()).tolist()
+        )
+    )
+
+
+def obeys(plan, totals_of, records, taken, put):
+    """The law for one more record `put`, and for `put` in place of the record `taken`."""
+    rest = [record for place, record in enumerate(records) if place != taken]
+    with_one, without, replaced = totals_of(records), totals_of(rest), totals_of([*rest, put])
+    for name, totals in without.items():
+        phase = plan.phase(name)
+        assert distance(with_one[name], totals) <= phase.sensitivity * ROUNDING, name
+        assert distance(replaced[name], totals) <= phase.sensitivity * ROUNDING, name
+        bound = phase.replace_ratio * phase.sensitivity * ROUNDING
+        assert distance(with_one[name], replaced[name]) <= bound, name
+
+
+# --- tables -----------------------------------------------------------------------------------------------
+
+cell = (
+    st.sampled_from(["a", "b", "1", "NA", "", "True", 0, 1, 2.5, math.nan, math.inf, -math.inf, None, True])
+    | st.text(max_size=3)
+    | st.floats()
+    | st.integers()
+)
+NAMES = ("number", "bare", "choice", "yes", "class")
+SCHEMA = Schema(
+    columns=(
+        Column(name="number", kind="numeric", bounds=(0, 3), unit=1, missing=True),
+        Column(name="bare", kind="numeric", edges=(0.0, 0.5, 3)),
+        Column(name="choice", kind="category", categories=("1", "a", "b")),
+        Column(name="yes", kind="boolean", missing=True),
+        Column(name="class", kind="category", categories=("a", "b")),
+    ),
+    label="class",
+)
+rows = st.tuples(*[cell] * 4, st.sampled_from(["a", "b", "c", None]) | cell)
+
+
+def table_plan(schema, budget=None):
+    budget = budget or Budget(1.0, 1e-6)
+    return plan_of(table.draft(schema, budget), budget, schema.hash, "source")
+
+
+@pytest.mark.parametrize("split", [True, False])
+@settings(max_examples=40, deadline=None)
+@given(records=st.lists(rows, min_size=1, max_size=5), put=rows, taken=st.integers(0, 4))
+def test_pair_tables_of_any_cells(split, records, put, taken):
+    schema = SCHEMA if split else SCHEMA.model_copy(update={"label": None})
+    plan, codec = table_plan(schema), Codec(schema)
+    layout = table.layout_of(schema, codec.sizes, None)
+    assert (layout.label is not None) == split
+
+    def totals_of(chosen):
+        run = Replay(plan, {})
+        frame = pd.DataFrame(chosen, columns=list(NAMES), dtype=object)
+        table.released_tables(run, codec.encode(frame), layout)
+        return run.totals
+
+    obeys(plan, totals_of, records, min(taken, len(records) - 1), put)
+
+
+def test_a_whole_record_uses_up_the_sensitivity_of_the_pair_tables():
+    plan, codec = table_plan(SCHEMA), Codec(SCHEMA)
+    layout = table.layout_of(SCHEMA, codec.sizes, None)
+    run = Replay(plan, {})
+    table.released_tables(run, np.zeros((1, 5), np.int32), layout)
+    assert math.sqrt(float((run.totals["pair tables"][0][0] ** 2).sum())) == plan.phases[0].sensitivity
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    records=st.lists(st.tuples(cell, cell, cell), min_size=1, max_size=5),
+    put=st.tuples(cell, cell, cell),
+    taken=st.integers(0, 4),
+)
+def test_category_counts_of_any_texts(records, put, taken):
+    """The texts of two data sets differ, so their counts are laid out by text before they are compared."""
+    names = ("x", "y", "z")
+    schema = Schema(
+        columns=(
+            *(Column(name=name, kind="category", categories="bought") for name in names),
+            Column(name="yes", kind="boolean"),
+        )
+    )
+    plan = table_plan(schema)
+    everything = pd.DataFrame([*records, put], columns=list(names), dtype=object)
+    texts = {name: text_codes(everything[name])[1] for name in names}
+
+    def totals_of(chosen):
+        run = Replay(plan, {})
+        frame = pd.DataFrame(chosen, columns=list(names), dtype=object)
+        table.buy_categories(run, frame, schema)
+        counts, weight = run.totals[CATEGORIES][0]
+        counts, aligned = list(counts), []
+        for name in names:
+            held = dict(zip(text_codes(frame[name])[1], counts, strict=False))
+            counts = counts[len(held) :]
+            aligned += [held.get(text, 0) for text in texts[name]]
+        return {CATEGORIES: [(np.array(aligned, np.int64), weight)]}
+
+    obeys(plan, totals_of, records, min(taken, len(records) - 1), put)
+
+
+# --- images -----------------------------------------------------------------------------------------------
+
+picture = st.one_of(
+    st.binary(min_size=16, max_size=16).map(lambda raw: np.frombuffer(raw, np.uint8)),
+    st.integers(0, 255).map(lambda value: np.full(16, value, np.uint8)),
+    st.integers(1, 15).map(lambda place: (np.arange(16) < place).astype(np.uint8) * 255),
+    st.integers(0, 15).map(lambda place: (np.arange(16) == place).astype(np.uint8) * 255),
+)
+labelled = st.tuples(picture, st.integers(-1, 1))
+
+
+@pytest.fixture(scope="module")
+def answered(pictures):
+    """A plan with the releases of an ordinary fit, which every other fit here is answered with."""
+    budget = Budget(2.0, 1e-6, fidelity=False)
+    plan = plan_of(image.draft((4, 4), 2, budget), budget, "schema", "source")
+    first = Replay(plan, {})
+    image.fit(first, *pictures(3000), 2)
+    return plan, first.answers
+
+
+def image_totals(answered, chosen):
+    plan, answers = answered
+    run = Replay(plan, answers)
+    pixels = np.array([x for x, _ in chosen], np.uint8).reshape(len(chosen), 4, 4)
+    image.fit(run, pixels, np.array([y for _, y in chosen], np.int64), 2)
+    return run.totals
+
+
+@settings(max_examples=40, deadline=None)
+@given(records=st.lists(labelled, min_size=1, max_size=4), put=labelled, taken=st.integers(0, 3))
+def test_norms_axes_and_class_moments_of_any_images(answered, records, put, taken):
+    taken = min(taken, len(records) - 1)
+    obeys(answered[0], lambda chosen: image_totals(answered, chosen), records, taken, put)
+
+
+@settings(max_examples=40, deadline=None)
+@given(x=picture, other=picture, label=st.integers(0, 1))
+def test_a_changed_label_is_a_replaced_record(answered, x, other, label):
+    one = image_totals(answered, [(other, 0), (x, label)])
+    moved = image_totals(answered, [(other, 0), (x, 1 - label)])
+    phase = answered[0].phase("class prior")
+    assert (
+        distance(one["class prior"], moved["class prior"])
+        <= phase.replace_ratio * phase.sensitivity * ROUNDING
+    )
+    for name in ("norms", "axes"):
+        assert distance(one[name], moved[name]) == 0
+
+
+def test_some_image_nearly_uses_up_the_sensitivity(answered):
+    """Else the law above would hold for a sum that no record can move."""
+    none = image_totals(answered, [])
+    places = np.arange(16)
+    patterns = [
+        places >= 0,
+        places < 0,
+        places < 8,
+        places % 2 == 0,
+        places % 4 < 2,
+        (places // 4 + places) % 2 == 0,
+    ]
+    moved = [image_totals(answered, [(np.uint8(255) * pattern.astype(np.uint8), 0)]) for pattern in patterns]
+    for name, least in (("norms", 1.0), ("axes", 1.12), ("class prior", 1.12)):
+        assert max(distance(one[name], none[name]) for one in moved) >= least
+
+
+# --- label counts -----------------------------------------------------------------------------------------
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    records=st.lists(st.integers(-1, 2), min_size=1, max_size=6),
+    put=st.integers(-1, 2),
+    taken=st.integers(0, 5),
+)
+def test_label_counts(label_plan, records, put, taken):
+    def totals_of(chosen):
+        run = Replay(label_plan, {gradients.LABELS: [np.array([50.0, 50.0, 50.0])]})
+        shares = gradients._label_shares(run, np.array(chosen, np.int64), 3)
+        assert torch.allclose(shares, torch.full((3,), 1 / 3, dtype=torch.float64))
+        return run.totals
+
+    obeys(label_plan, totals_of, records, min(taken, len(records) - 1), put)
+
+
+@pytest.fixture(scope="module")
+def label_plan():
+    training = Training(latent=1, hidden=(), steps=1)
+    network = gradients.default_network(2, 3, training)
+    budget = Budget(math.inf, 1e-6, 100)
+    return plan_of(gradients.draft(2, 3, network, training, budget), budget, "schema", "source")

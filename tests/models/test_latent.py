@@ -1,0 +1,82 @@
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from privae.models.latent import LatentModel
+from privae.models.likelihoods import Bernoulli, Categorical
+from privae.models.networks import Network, NetworkConfig
+
+
+def model(likelihood=None, classes=1):
+    likelihood = likelihood or Bernoulli(4)
+    config = NetworkConfig(
+        inputs=likelihood.size, latent=2, condition=classes if classes > 1 else 0, hidden=(3,)
+    )
+    network = Network.from_config(config.model_dump(), torch.Generator().manual_seed(0)).eval()
+    return LatentModel(network, likelihood, torch.full((classes,), 1 / classes).double(), 2)
+
+
+def test_pixels_are_means_and_cells_are_one_hot():
+    pixels, classes = model(classes=3).sample(200, torch.Generator().manual_seed(0))
+    assert ((pixels > 0) & (pixels < 1)).all()
+    assert set(classes.tolist()) == {0, 1, 2}
+    cells, _ = model(Categorical((2, 3))).sample(50, torch.Generator().manual_seed(0))
+    assert (cells[:, :2].sum(1) == 1).all()
+    assert (cells[:, 2:].sum(1) == 1).all()
+
+
+def test_the_bound_lies_below_the_evidence_and_repeats():
+    """The evidence of a Bernoulli VAE is at most the best probability of the record."""
+    found = model()
+    x = torch.eye(4)
+    labels = torch.full((4,), -1)
+    first = found.log_likelihood(x, labels)
+    assert first.shape == (4,)
+    assert torch.equal(first, found.log_likelihood(x, labels))
+    assert (first < 0).all()
+    one_by_one = torch.cat([found.log_likelihood(x[i : i + 1], labels[:1]) for i in range(4)])
+    assert torch.allclose(first, one_by_one)
+
+
+def test_without_a_signal_the_bound_is_the_likelihood_of_the_prior():
+    found = model()
+    for parameter in found.network.parameters():
+        nn.init.zeros_(parameter)
+    bound = found.log_likelihood(torch.eye(4), torch.full((4,), -1))
+    assert bound.tolist() == pytest.approx([4 * math.log(0.5)] * 4)
+
+
+def test_conditions():
+    assert model().condition(torch.tensor([0])) is None
+    assert model(classes=2).condition(torch.tensor([1, -1])).tolist() == [[0, 1], [0, 0]]
+
+
+def test_no_records_give_nothing():
+    none, labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    assert model().embed(none, labels).shape == (0, 2)
+    assert model().log_likelihood(none, labels).shape == (0,)
+
+
+def test_embeddings_are_posterior_means():
+    found = model()
+    x = torch.rand(5, 4)
+    assert torch.equal(found.embed(x, torch.full((5,), -1)), found.network.encode(x)[0])
+
+
+@pytest.mark.parametrize(("likelihood", "classes"), [(Bernoulli(4), 3), (Categorical((2, 3)), 1)])
+def test_a_model_comes_back_from_its_config_and_state(likelihood, classes):
+    first = model(likelihood, classes)
+    config = json.loads(json.dumps(first.config()))
+    again = LatentModel.load(config, {k: v.clone() for k, v in first.state().items()}, None)
+    drawn = [m.sample(20, torch.Generator().manual_seed(1)) for m in (first, again)]
+    assert torch.equal(drawn[0][0], drawn[1][0])
+    assert torch.equal(drawn[0][1], drawn[1][1])
+    assert again.likelihood == likelihood
+
+
+def test_a_sample_of_none_is_empty():
+    assert model().sample(0, torch.Generator())[0].shape == (0, 4)
+    assert model(Categorical((2, 3))).sample(0, torch.Generator())[0].shape == (0, 5)

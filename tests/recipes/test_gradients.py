@@ -1,0 +1,171 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from privae.errors import DataError, PrivacyRefused, UsageError
+from privae.models.likelihoods import Bernoulli, Categorical
+from privae.models.networks import Network, NetworkConfig
+from privae.plan import MICRO_BATCH
+from privae.privacy.noise import NoiseSource
+from privae.recipes import gradients
+from privae.recipes.gradients import Training
+from privae.recipes.phases import Budget, Run, plan_of
+from privae.training.watch import Silent
+
+SMALL = Training(latent=2, hidden=(8,), steps=4)
+
+
+def planned(epsilon=math.inf, classes=1, rows=200, training=SMALL, inputs=6):
+    network = gradients.default_network(inputs, classes, training)
+    budget = Budget(epsilon, 1e-5, rows)
+    return plan_of(
+        gradients.draft(inputs, classes, network, training, budget), budget, "schema", "source"
+    ), network
+
+
+def started(plan):
+    charged = []
+    return Run(
+        plan, lambda name, event: charged.append((name, event)), NoiseSource(bytes(32)), Silent()
+    ), charged
+
+
+def records(count=200, classes=1):
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(rng.random((count, 6)).astype(np.float32)), rng.integers(
+        0, max(classes, 1), count
+    )
+
+
+def test_gradients_need_declared_rows():
+    with pytest.raises(UsageError, match="declare --rows"):
+        planned(rows=None)
+
+
+def test_the_phase_says_what_is_released():
+    plan, network = planned(classes=3)
+    counts, phase = plan.phases
+    assert (counts.name, counts.sensitivity, counts.replace_ratio, counts.size) == (
+        "label counts",
+        1.0,
+        math.sqrt(2),
+        3,
+    )
+    assert phase.size == sum(p.numel() for p in network.parameters())
+    assert (phase.kind, phase.sampling_rate, phase.steps) == ("gradients", 30 / 200, 4)
+    assert [p.name for p in planned(classes=1)[0].phases] == ["gradients"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "rate"), [(60_000, None, 0.05), (100, None, 0.3), (10, None, 1.0), (100, 25, 0.25)]
+)
+def test_the_sampling_rate_follows_from_declared_rows(rows, batch, rate):
+    assert Training(batch=batch).sampling_rate(rows) == rate
+
+
+def test_training_charges_once_and_is_what_the_plan_says():
+    plan, network = planned(classes=2)
+    run, charged = started(plan)
+    model = gradients.fit(run, records(classes=2), Bernoulli(6), 2, network)
+    assert charged == [(phase.name, phase.event()) for phase in plan.phases]
+    assert model.weights.sum().item() == pytest.approx(1)
+    assert model.weights.numpy() == pytest.approx(np.bincount(records(classes=2)[1]) / 200, abs=1e-6)
+
+
+def test_training_lowers_the_loss():
+    training = Training(latent=2, hidden=(16,), steps=60, learning_rate=1e-2)
+    plan, network = planned(training=training)
+    x = (records(200)[0] * 0.2 + torch.tensor([0.8, 0, 0.8, 0, 0.8, 0])).clamp(0, 1)
+    y = torch.full((200,), -1)
+    run, _ = started(plan)
+    before = gradients.default_network(6, 1, training)
+    model = gradients.fit(run, (x, y.numpy()), Bernoulli(6), 1, network)
+    untrained = type(model)(before, model.likelihood, model.weights, model.latent)
+    assert model.log_likelihood(x, y).mean() > untrained.log_likelihood(x, y).mean() + 0.5
+
+
+class Averaging(nn.Module):
+    """A user's own network that subtracts the batch's mean: it mixes records."""
+
+    def __init__(self, mix):
+        super().__init__()
+        self.inner, self.mix = gradients.default_network(6, 1, SMALL), mix
+
+    def encode(self, x, condition=None):
+        return self.inner.encode(x - x.mean(0, keepdim=True) if self.mix and x.ndim > 1 else x, condition)
+
+    def decode(self, z, condition=None):
+        return self.inner.decode(z, condition)
+
+
+class Normed(Averaging):
+    def __init__(self):
+        super().__init__(False)
+        self.norm = nn.BatchNorm1d(6)
+
+
+@pytest.mark.parametrize("network", [Averaging(True), Normed()])
+def test_a_network_that_mixes_records_is_refused_before_anything_is_charged(network):
+    plan, _ = planned(classes=1)
+    run, charged = started(plan)
+    with pytest.raises(PrivacyRefused):
+        gradients.fit(run, records(), Bernoulli(6), 1, network)
+    assert charged == []
+    assert run.noise.numbers_drawn == 0
+
+
+def test_the_probe_is_drawn_from_the_domain_alone():
+    x, noise = gradients._probe(Categorical((2, 3)), 1, 2)
+    assert (x.reshape(-1, 5)[:, :2].sum(1) == 1).all()
+    assert noise.shape == (len(x), 2)
+    again = gradients._probe(Categorical((2, 3)), 1, 2)
+    assert torch.equal(x, again[0])
+
+
+def test_label_counts_that_cannot_be_told_from_none_are_refused():
+    plan, network = planned(epsilon=0.5, classes=2)
+    run, charged = started(plan)
+    with pytest.raises(DataError, match="released number of records"):
+        gradients.fit(run, records(3, 2), Bernoulli(6), 2, network)
+    assert [name for name, _ in charged] == ["label counts"]
+
+
+def warmed():
+    onehot = torch.nn.functional.one_hot(torch.arange(300) % 2, 2).float().repeat(1, 2)
+    return gradients.warm_start(gradients.default_network(4, 1, SMALL), onehot, (2, 2), 1, Silent())
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_warm_start_is_a_function_of_released_samples():
+    threads = torch.get_num_threads()
+    first, second = warmed(), warmed()
+    assert torch.get_num_threads() == threads
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert torch.isfinite(a).all()
+    assert not first.training
+
+
+def test_the_first_weights_come_from_a_public_seed():
+    torch.manual_seed(5)
+    first = gradients.default_network(4, 3, SMALL)
+    torch.manual_seed(6)
+    again = gradients.default_network(4, 3, SMALL)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert first.config.condition == 3
+    assert gradients.default_network(4, 1, SMALL).config.condition == 0
+
+
+def test_the_charged_slack_covers_either_summation_path():
+    _, network = planned()
+    summation = gradients.checked(
+        network, gradients._loss(Bernoulli(6), 1), gradients._probe(Bernoulli(6), 1, 2), "proved"
+    )
+    assert summation.micro_batch == MICRO_BATCH[summation.path]
+    own = Network(NetworkConfig(inputs=6, latent=2, hidden=()))
+    assert gradients.checked(
+        own, gradients._loss(Bernoulli(6), 1), gradients._probe(Bernoulli(6), 1, 2), "proved"
+    )

@@ -1,0 +1,109 @@
+import math
+
+import numpy as np
+import pytest
+
+from privae.errors import PrivacyRefused
+from privae.plan import MOST_NUMBERS, THRESHOLD_SHARE
+from privae.privacy.mechanism import Mechanism
+from privae.privacy.noise import NoiseSource
+from privae.recipes.phases import CATEGORIES, Budget, Draft, Run, plan_of, statistics
+from privae.training.watch import Silent
+
+
+def planned(*names, epsilon=1.0, rows=None, needed=100.0):
+    phases = tuple(statistics(name, 1 / len(names), 2.0, math.sqrt(2)) for name in names)
+    draft = Draft("table", phases, {}, lambda noisy: needed, 1.0, 1.0, ("a note",))
+    return plan_of(draft, Budget(epsilon, 1e-5, rows), "schema", "source")
+
+
+def started(plan, charge=lambda phase, event: None):
+    return Run(plan, charge, NoiseSource(bytes(32)), Silent())
+
+
+def test_a_release_is_charged_before_its_noise_is_drawn():
+    noise, drawn = NoiseSource(bytes(32)), []
+    run = Run(planned("a"), lambda phase, event: drawn.append(noise.numbers_drawn), noise, Silent())
+    run.release("a", [(np.zeros(3, np.int64), 1.0)])
+    assert drawn == [0]
+    assert noise.numbers_drawn == 3
+
+
+def test_a_refused_charge_releases_nothing():
+    def refuse(phase, event):
+        raise PrivacyRefused("no")
+
+    run = started(planned("a"), refuse)
+    with pytest.raises(PrivacyRefused):
+        run.release("a", [(np.zeros(3, np.int64), 1.0)])
+    assert run.noise.numbers_drawn == 0
+
+
+def test_every_block_gets_the_noise_of_the_phase_over_its_weight(monkeypatch):
+    """The weighted blocks together move by at most the sensitivity; so a block of weight w moves by it over w."""
+    stds = []
+    monkeypatch.setattr(Mechanism, "release", lambda self, total, noise: stds.append((self.std, self.grid)))
+    run = started(planned("a"))
+    run.release("a", [(np.zeros(1, np.int64), w) for w in (1.0, 0.1, math.sqrt(2) / 2**40)])
+    multiplier = run.plan.phases[0].noise_multiplier
+    assert [std * w for (std, _), w in zip(stds, (1.0, 0.1, math.sqrt(2) / 2**40), strict=True)] == (
+        pytest.approx([2.0 * multiplier] * 3, rel=1e-12)
+    )
+    assert all(std * w >= 2.0 * multiplier for (std, _), w in zip(stds, (1.0, 0.1), strict=False))
+    assert all(grid == 1.0 for _, grid in stds)
+    assert run.deviation("a") == pytest.approx(2.0 * multiplier)
+
+
+def test_the_watcher_is_told_the_epsilon_that_the_charge_returns():
+    class Watch(Silent):
+        told = ()
+
+        def advance(self, count, epsilon=None):
+            self.told = (*self.told, (count, epsilon))
+
+    watch = Watch()
+    Run(planned("a"), lambda phase, event: 0.5, NoiseSource(bytes(32)), watch).release("a", [])
+    assert watch.told == ((0, 0.5),)
+
+
+def test_a_phase_that_was_not_planned_is_refused():
+    run = started(planned("a"))
+    for ask in (lambda: run.release("b", []), lambda: run.deviation("b")):
+        with pytest.raises(PrivacyRefused, match="no phase 'b'"):
+            ask()
+
+
+def test_more_noise_than_charged_is_refused():
+    run = started(planned("a"))
+    run.finish()
+    run.noise.numbers_drawn = MOST_NUMBERS + 1
+    with pytest.raises(PrivacyRefused, match="more noise"):
+        run.finish()
+
+
+def test_shares_are_shares_of_mu_squared():
+    phases = planned("a", "b", "c", "d").phases
+    assert sum(1 / phase.noise_multiplier**2 for phase in phases) == pytest.approx(
+        1 / planned("a").phases[0].noise_multiplier ** 2
+    )
+
+
+def test_only_a_plan_that_buys_takes_the_thresholds_share_of_delta():
+    assert planned("a").delta_threshold == 0
+    assert planned(CATEGORIES).delta_threshold == THRESHOLD_SHARE * 1e-5
+    assert planned(CATEGORIES, epsilon=math.inf).delta_threshold == 0
+
+
+def test_a_weak_plan_says_so_from_declared_rows_alone():
+    assert planned("a", rows=100).notes == ("a note",)
+    weak = planned("a", rows=99).notes
+    assert "99 rows" in weak[1]
+    assert "100 rows" in weak[1]
+    assert planned("a", rows=None).notes == ("a note",)
+    assert planned("a", epsilon=math.inf, rows=1).rows_needed == 1
+
+
+def test_neither_key_nor_charge_is_in_the_repr_of_a_run():
+    shown = repr(started(planned("a")))
+    assert "NoiseSource" not in shown
+    assert "charge=" not in shown

@@ -1,0 +1,173 @@
+import errno
+import os
+import zipfile
+from io import BytesIO
+
+import pytest
+
+from privae import files
+from privae.errors import ArtifactError, ResourceError, UsageError
+
+MEMBERS = {"a.json": b'{"x": 1}', "b.bin": bytes(range(100)), "empty": b""}
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def failing(number):
+    def write(file):
+        file.write(b"half of the new")
+        raise OSError(number, os.strerror(number))
+
+    return write
+
+
+@pytest.mark.parametrize("old", [None, b"the whole old"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, old, number):
+    path = tmp_path / "a"
+    if old is not None:
+        path.write_bytes(old)
+    expected = UsageError if number == errno.EIO else ResourceError
+    with pytest.raises(expected) as caught:
+        files.write_atomically(path, failing(number))
+    assert "\n" not in str(caught.value)
+    assert names(tmp_path) == ([] if old is None else ["a"])
+    assert old is None or path.read_bytes() == old
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_at_any_step_leaves_the_old_file_whole(tmp_path, monkeypatch, step):
+    path = tmp_path / "a"
+    path.write_bytes(b"the whole old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os if step == "fsync" else files.Path, step, full)
+    with pytest.raises(ResourceError, match="the disk is full"):
+        files.write_archive(path, MEMBERS)
+    monkeypatch.undo()
+    assert path.read_bytes() == b"the whole old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_no_room_for_the_temporary_file_is_a_full_disk(tmp_path, monkeypatch):
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", full)
+    with pytest.raises(ResourceError):
+        files.write_atomically(tmp_path / "a", lambda file: file.write(b"x"))
+    assert names(tmp_path) == []
+
+
+def test_an_interrupted_write_leaves_the_old_file_whole(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"the whole old")
+
+    def interrupted(file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        files.write_atomically(path, interrupted)
+    assert path.read_bytes() == b"the whole old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_write_replaces_the_file_with_ordinary_permissions(tmp_path):
+    path = tmp_path / "a"
+    files.write_atomically(path, lambda file: file.write(b"one"))
+    files.write_atomically(path, lambda file: file.write(b"two"))
+    current = os.umask(0)
+    os.umask(current)
+    assert path.read_bytes() == b"two"
+    assert path.stat().st_mode & 0o777 == 0o666 & ~current
+    assert names(tmp_path) == ["a"]
+
+
+def test_places_that_cannot_be_written_are_refused_early(tmp_path):
+    with pytest.raises(UsageError, match="is a directory"):
+        files.check_writable(tmp_path)
+    with pytest.raises(UsageError, match="does not exist"):
+        files.check_writable(tmp_path / "no" / "a")
+    files.check_writable(tmp_path / "a")
+
+
+def test_an_archive_comes_back_and_is_the_same_twice(tmp_path):
+    for name in ("a", "b"):
+        files.write_archive(tmp_path / name, MEMBERS)
+    assert files.read_archive(tmp_path / "a") == MEMBERS
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a") as archive:
+        assert archive.testzip() is None
+
+
+def test_any_single_flipped_byte_is_refused(tmp_path):
+    path = tmp_path / "a"
+    files.write_archive(path, MEMBERS)
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
+        with pytest.raises(ArtifactError):
+            files.read_archive(path)
+
+
+def test_any_truncation_or_addition_is_refused(tmp_path):
+    path = tmp_path / "a"
+    files.write_archive(path, MEMBERS)
+    content = path.read_bytes()
+    for broken in (*(content[:end] for end in range(0, len(content), 7)), content + b"x", b"x" + content):
+        path.write_bytes(broken)
+        with pytest.raises(ArtifactError):
+            files.read_archive(path)
+
+
+def resealed(members, manifest):
+    """An archive by someone who knows the format, seal included."""
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.comment = bytes(64)
+        for name, body in {"manifest.json": manifest, **members}.items():
+            archive.writestr(name, body)
+    body = buffer.getvalue()[:-64]
+    return body + files._seal(body)
+
+
+def test_members_must_be_those_of_the_manifest(tmp_path):
+    path = tmp_path / "a"
+    hashes = {name: files.hashlib.sha256(body).hexdigest() for name, body in MEMBERS.items()}
+    good = files.canonical_json({"format": files.FORMAT, "sha256": hashes})
+    path.write_bytes(resealed(MEMBERS, good))
+    assert files.read_archive(path) == MEMBERS
+    fewer = {name: body for name, body in MEMBERS.items() if name != "empty"}
+    for members, manifest in (
+        (MEMBERS | {"extra": b""}, good),
+        (fewer, good),
+        (MEMBERS | {"a.json": b"{}"}, good),
+        (MEMBERS, good.replace(b"privae/1", b"privae/9")),
+        (MEMBERS, b"[]"),
+        (MEMBERS, b"null"),
+        (MEMBERS, b"{"),
+    ):
+        path.write_bytes(resealed(members, manifest))
+        with pytest.raises(ArtifactError):
+            files.read_archive(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    for name, content in (("empty", b""), ("text", b"hello\n"), ("zip", b"PK\x03\x04")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ArtifactError, match="not a privae model file"):
+            files.read_archive(tmp_path / name)
+    with pytest.raises(UsageError, match="cannot be read"):
+        files.read_archive(tmp_path / "absent")
+
+
+def test_digests_follow_the_value_and_not_its_order():
+    assert files.digest({"a": 1, "b": [1, 2]}) == files.digest({"b": [1, 2], "a": 1})
+    assert files.digest({"a": 1}) != files.digest({"a": 2})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.digest(float("nan"))
