@@ -7,7 +7,7 @@ from pathlib import Path as FilePath
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from privae import files
 from privae.errors import UsageError
@@ -45,6 +45,13 @@ class Phase(BaseModel):
     steps: int = Field(default=1, ge=1)
     size: int = Field(default=1, ge=1)
     precision: Precision = "proved"
+
+    @model_validator(mode="after")
+    def _whole_statistics(self) -> "Phase":
+        """Statistics sum over every record, once: a smaller rate would be charged and not be true."""
+        if self.kind == "statistics" and (self.sampling_rate, self.steps) != (1.0, 1):
+            raise ValueError("a statistics phase has sampling_rate 1 and one step")
+        return self
 
     def mechanism(self) -> Mechanism:
         """The mechanism of every release of this phase."""
@@ -108,20 +115,33 @@ class Plan(BaseModel):
     def guarantee(self) -> Guarantee:
         """The promise that this plan keeps, with epsilon as accounted (at most the one asked for)."""
         rest = self.delta - self.delta_sampler - self.delta_threshold
-        replaced = accountant.epsilon(self.events, rest, "replace_one")
-        # privacy: one record replaced can both lose and bring a rare category, and the sampler's share grows
-        less = self.delta - 2 * self.delta_threshold - sampler_delta(replaced)
-        replaced = accountant.epsilon(self.events, less, "replace_one") if 0 < less < rest else replaced
         return Guarantee(
             epsilon=accountant.epsilon(self.events, rest),
             delta=self.delta,
-            epsilon_replace_one=replaced if less > 0 else math.inf,
-            accountant=accountant.method(self.events),
+            epsilon_replace_one=self._replace_one(rest),
+            accountant=accountant.method(self.events, rest),
             delta_accountant=rest,
             delta_threshold=self.delta_threshold,
             delta_sampler=self.delta_sampler,
             not_covered=_not_covered(self),
         )
+
+    def _replace_one(self, delta: float) -> float:
+        """Epsilon if one record is replaced, at no more than the accountant's delta."""
+        found = accountant.epsilon(self.events, delta, "replace_one")
+        for _ in range(4):
+            # privacy: a record replaced can both lose and bring a rare category; the sampler's share grows with
+            # epsilon, so it is taken at a little more than the figure that it is part of
+            left = self.delta - 2 * self.delta_threshold - sampler_delta(1.001 * found)
+            if left <= 0:
+                return math.inf
+            before, found = (
+                found,
+                max(found, accountant.epsilon(self.events, min(left, delta), "replace_one")),
+            )
+            if found <= 1.001 * before:
+                return found
+        return math.inf
 
     def dumps(self) -> str:
         """The TOML text; `Plan.loads` gives the same plan back."""
@@ -167,7 +187,9 @@ def check_budget(epsilon: float, delta: float, rows: int | None) -> None:
             "epsilon must be greater than 0: 0.1 to 10 in practice, or inf for no privacy at all"
         )
     if not 0 < delta < 1:
-        raise UsageError("delta must lie between 0 and 1; it is the chance that the promise fails: 1e-6, say")
+        raise UsageError(
+            "delta must lie between 0 and 1; it is added to every probability, so keep it far below 1 / rows: 1e-6, say"
+        )
     if rows is not None and rows < 1:
         raise UsageError(
             "rows must be at least 1: roughly how many records there are, as you would say it in public"
@@ -222,7 +244,11 @@ def _not_covered(plan: Plan) -> tuple[str, ...]:
         "files and screens of the data holder: error messages about the data, progress, timing",
         "the noise key is assumed secret and its AES-256-CTR keystream pseudorandom",
         "facts about groups: what is true of many records may be learned about each of them",
+        "other fits of the same data, unless all of them share one ledger; trying settings out is a fit too",
+        "that a fit was refused for the size of its data, or because a file did not read",
     ]
+    if plan.settings.get("own_network"):
+        items.append("the code and the first weights of a network of your own")
     if plan.strict:
         items.append("strict: that the fit was not refused says that every value fitted the schema")
     kinds = {phase.precision for phase in plan.phases if phase.kind == "gradients"}

@@ -1,6 +1,7 @@
 """The front door: VAE, fitted once with a printed guarantee, then sampled, scored, embedded and saved for free."""
 
 import json
+import math
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from privae import files
 from privae.data.images import ImageSchema
 from privae.data.schema import Schema
+from privae.data.values import column_of
 from privae.errors import ArtifactError, DataError, PrivacyRefused, UsageError
-from privae.plan import Plan, check_budget
+from privae.plan import Plan, check_budget, sampler_delta
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Charge, Ledger
 from privae.privacy.mechanism import Event
@@ -117,10 +119,10 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         _check_plan(agreed, recipe.draft(_budget(agreed)))
         source = noise or NoiseSource()
         own = Ledger.fresh(agreed.delta)
-        charges = _charges(agreed)
+        charges = _charges(agreed, agreed.epsilon)
         if ledger is not None:
             shared = ledger if isinstance(ledger, Ledger) else Ledger.load(Path(ledger))
-            shared.spend(list(charges.values()))  # privacy: written down first, the whole plan, or refused
+            shared.spend(_shared_charges(agreed, shared))  # privacy: the whole plan first, or refused
 
         def charge(phase: str, event: Event) -> float:
             if charges[phase].event != event:
@@ -281,7 +283,7 @@ def _table(x: Any, y: Any, schema: Schema | ImageSchema | None) -> tuple[pd.Data
     if y is not None and schema.label is not None and schema.label not in x.columns:
         if len(y) != len(x):
             raise UsageError("there must be one label y a row")
-        x = x.assign(**{schema.label: np.asarray(y)})
+        x = x.assign(**{schema.label: column_of(y).set_axis(x.index)})
     x = x.set_axis([str(name) for name in x.columns], axis=1)
     return x, schema.ordered(list(x.columns))
 
@@ -315,13 +317,23 @@ def _check_plan(plan: Plan, draft: Draft) -> None:
             )
     if plan.delta_threshold != threshold_delta(plan.epsilon, plan.delta, plan.phases):
         raise PrivacyRefused("the plan's delta_threshold is not that of its phases; plan again")
+    if math.isinf(plan.epsilon) and any(phase.noise_multiplier for phase in plan.phases):
+        raise UsageError("a plan with epsilon = inf has no noise; plan again")
     if plan.guarantee().epsilon > plan.epsilon:
         raise PrivacyRefused("the plan's phases cost more than its epsilon; plan again")
 
 
-def _charges(plan: Plan) -> dict[str, Charge]:
+def _shared_charges(plan: Plan, ledger: Ledger) -> list[Charge]:
+    """The whole plan as a data set's ledger is charged: the sampler's share of delta at the cap's epsilon."""
+    if ledger.cap is None:
+        raise UsageError("this ledger has no cap; open one for the data set with: privae ledger open")
+    worst = max(plan.epsilon, ledger.cap.epsilon)
+    return list(_charges(plan, worst).values())
+
+
+def _charges(plan: Plan, epsilon: float) -> dict[str, Charge]:
     """One charge a phase; what is added to delta stands with the first."""
-    added = plan.delta_threshold + plan.delta_sampler
+    added = plan.delta_threshold + sampler_delta(epsilon)
     return {
         phase.name: Charge(
             plan.hash, plan.schema_hash, phase.name, phase.event(), added_delta=added if i == 0 else 0.0

@@ -54,9 +54,24 @@ def test_a_draft_of_private_data_declares_nothing_and_is_refused(frame):
     drafted = draft(frame)
     assert all(c.bounds is None and c.edges is None and c.categories is None for c in drafted.columns)
     assert not any(column.confirmed for column in drafted.columns)
-    with pytest.raises(UsageError, match="declare bounds"):
+    with pytest.raises(UsageError, match="'patient_id' is unconfirmed"):
         Schema.loads(draft_toml(drafted)).check()
+    with pytest.raises(UsageError, match="declare bounds"):
+        Schema.loads(draft_toml(draft(frame[["age"]]))).check()
     assert "canary" not in draft_toml(drafted)
+
+
+def test_every_guess_of_a_private_draft_is_refused_until_a_person_confirms_it(frame):
+    text = draft_toml(draft(frame))
+    assert text.count("\nconfirmed = false        # guessed from the cells: delete") == len(frame.columns)
+    assert "confirmed" not in draft_toml(draft(frame, public=True))
+    lines = text.replace("# bounds", "bounds").replace("# categories", "categories").splitlines()
+    open_ = [place for place, line in enumerate(lines) if line.startswith("confirmed = false")]
+    for place in open_:  # each alone, as if the person had overlooked this one
+        rest = [line for at, line in enumerate(lines) if at == place or at not in open_]
+        with pytest.raises(UsageError, match="unconfirmed: it was guessed from the cells"):
+            Schema.loads("\n".join(rest)).check()
+    Schema.loads("\n".join(line for at, line in enumerate(lines) if at not in open_)).check()
 
 
 def test_a_draft_says_the_same_of_data_with_other_values(frame):

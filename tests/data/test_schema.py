@@ -108,6 +108,7 @@ def test_a_key_that_is_not_known_is_named_with_the_nearest_one(old, new, words):
         ({"kind": "ordinal", "categories": "bought"}, "cannot be bought"),
         ({"kind": "boolean", "categories": ("a", "b")}, "does not go with"),
         ({"kind": "boolean", "confirmed": False}, "unconfirmed"),
+        ({"kind": "numeric", "bounds": (0, 1), "missing": True, "confirmed": False}, "unconfirmed"),
         ({"kind": "boolean", "action": "drop"}, "keeps no column"),
     ],
 )
@@ -136,6 +137,14 @@ def test_the_table_section_is_checked_against_the_columns(table, words):
 
 def test_a_label_of_few_whole_numbers_needs_no_bins():
     Schema(columns=(Column(name="x", kind="numeric", bounds=(0, 1), unit=1),), label="x").check()
+
+
+def test_a_dropped_column_needs_no_facts_but_must_be_confirmed():
+    columns = [Column(name="x", kind="boolean"), Column(name="y", kind="category", action="drop")]
+    Schema(columns=tuple(columns)).check()
+    columns[1] = columns[1].model_copy(update={"confirmed": False})
+    with pytest.raises(UsageError, match="'y' is unconfirmed"):
+        Schema(columns=tuple(columns)).check()
 
 
 def test_two_columns_of_one_name_are_refused():

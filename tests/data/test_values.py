@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from privae.data.values import canonical, category_codes, distinct, numbers, widened
+from privae.data.values import canonical, category_codes, column_of, distinct, numbers, widened
 
 
 class Nasty:
@@ -73,3 +73,18 @@ def test_a_category_is_matched_by_spelling_then_by_number_if_only_one_is_that_nu
 
 def test_a_number_too_long_to_be_written_is_a_gap():
     assert canonical(10**5000) is None
+
+
+def test_a_column_is_never_given_a_type_guessed_over_all_its_values():
+    assert column_of([0.5, 2**53 + 1, True]).tolist() == [0.5, 2**53 + 1, True]
+    assert column_of(np.array([1, 2], dtype=np.int8)).dtype == np.int8
+    typed = pd.Series([1, None], dtype="Int64", index=[5, 6])
+    assert column_of(typed).dtype == "Int64"
+    assert column_of(typed).index.tolist() == [0, 1]
+    assert column_of(np.array(["2020", None], dtype=object)).dtype == object
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "Float32", "float[pyarrow]", "category"])
+def test_a_short_float_has_the_text_of_its_shortest_decimal(dtype):
+    column = pd.Series(np.array([0.5, 0.7], np.float16 if dtype == "float16" else np.float32))
+    assert distinct(column.astype(dtype))[1] == ["0.5", "0.7"]

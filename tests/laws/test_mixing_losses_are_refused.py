@@ -1,13 +1,16 @@
 """Law: a loss in which one record moves another's, or a model that keeps what it sees, never trains."""
 
 import copy
+from collections import deque
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from privae.errors import PrivacyRefused
-from privae.privacy.gradients import refuse_mixing
+from privae.privacy.gradients import Summation, refuse_mixing, refuse_mixing_in_blocks, supported
 
 
 def probe(n: int = 4):
@@ -128,3 +131,196 @@ def test_the_message_holds_no_value_of_the_probe():
     with pytest.raises(PrivacyRefused) as refused:
         refuse_mixing(nn.Linear(3, 2), minus_the_batch_mean, (x, label))
     assert "8675309" not in str(refused.value)
+
+
+class InFullBlocks(nn.Module):
+    """Mixes records, by `how`, only where there are more of them than a small probe has."""
+
+    def __init__(self, how, above=64) -> None:
+        super().__init__()
+        self.how, self.above, self.linear = how, above, nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.linear(self.how(x) if x.ndim == 2 and len(x) > self.above else x)
+
+
+def shifted_by_a_maximum(x):
+    return x + 100 * (x[:, :1].amax(0) > 0.5)
+
+
+def shifted_by_a_far_record(x):
+    return x + 100 * (x[:, 0].max() > 3 * x[:, 0].median())
+
+
+def last_record_over_all(x):
+    return x + 1e-3 * x[-1]
+
+
+def by_place(x):
+    return x * torch.linspace(1, 2, len(x), dtype=x.dtype)[:, None]
+
+
+@pytest.mark.parametrize(
+    "how", [shifted_by_a_maximum, shifted_by_a_far_record, last_record_over_all, by_place, torch.zeros_like]
+)
+@pytest.mark.parametrize("block", [Summation("by rule"), Summation("vmap", micro_batch=128)])
+def test_mixing_only_in_full_blocks_is_refused(how, block):
+    model = InFullBlocks(how)
+    refuse_mixing(model, scores, probe())  # a small probe does not see it
+    assert supported(model, scores, probe()) == "by rule"
+    with pytest.raises(PrivacyRefused, match="mixes records: a full block moved the losses"):
+        refuse_mixing_in_blocks(model, scores, probe(), block)
+
+
+def test_mixing_that_only_gradients_show_is_refused():
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            hidden = self.first(x)
+            if x.ndim == 2 and len(x) > 64:
+                hidden = hidden + hidden.mean(0) - hidden.mean(0).detach()
+            return self.last(hidden)
+
+    model = Backwards()
+    refuse_mixing(model, scores, probe())
+    assert supported(model, scores, probe()) == "by rule"
+    with pytest.raises(PrivacyRefused, match="mixes records: a full block moved the gradients"):
+        refuse_mixing_in_blocks(model, scores, probe(), Summation("by rule"))
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 512])
+@pytest.mark.parametrize("path", ["by rule", "vmap"])
+def test_a_loss_of_one_record_passes_in_blocks_of_every_size(path, micro_batch):
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 2))
+    refuse_mixing_in_blocks(model, scores, probe(), Summation(path, micro_batch=micro_batch))
+
+
+class Keeping(nn.Module):
+    """Hands what it sees to `keep`, which puts it somewhere in the model."""
+
+    def __init__(self, keep) -> None:
+        super().__init__()
+        self.linear, self.keep = nn.Linear(3, 2), keep
+        self.table, self.array, self.calls = torch.zeros(3), np.zeros(3), 0
+        self.store, self.past, self.box = {"a": []}, deque(maxlen=1), SimpleNamespace(last=None)
+        self.names = {"x"}
+
+    def forward(self, x):
+        self.keep(self, x.detach())
+        return self.linear(x)
+
+
+def binds(model, x):
+    model.seen = x
+
+
+def rebinds(model, x):
+    model.table = x.sum(0)
+
+
+def fills_in_place(model, x):
+    model.table.add_(x.double().reshape(-1, 3).sum(0))
+
+
+def fills_past_the_version_counter(model, x):
+    model.table.data[0] = 1.0
+
+
+def fills_an_array(model, x):
+    model.array[0] += 1.0
+
+
+def counts(model, x):
+    model.calls += 1
+
+
+def appends(model, x):
+    model.store["a"].append(x)
+
+
+def queues(model, x):
+    model.past.append(x)
+
+
+def hides_in_an_object(model, x):
+    model.box.last = x
+
+
+def hides_in_a_layer(model, x):
+    model.linear.seen = x
+
+
+def adds_a_key(model, x):
+    model.store[len(model.store)] = None
+
+
+def adds_to_a_set(model, x):
+    model.names.add("y")
+
+
+def adds_a_buffer(model, x):
+    model.register_buffer("late", x)
+
+
+def forgets(model, x):
+    model.store.clear()
+
+
+KEEPING = [
+    binds,
+    rebinds,
+    fills_in_place,
+    fills_past_the_version_counter,
+    fills_an_array,
+    counts,
+    appends,
+    queues,
+    hides_in_an_object,
+    hides_in_a_layer,
+    adds_a_key,
+    adds_to_a_set,
+    adds_a_buffer,
+    forgets,
+]
+
+
+@pytest.mark.parametrize("keep", KEEPING)
+def test_a_model_that_keeps_something_in_an_attribute_is_refused(keep):
+    with pytest.raises(PrivacyRefused, match="the forward pass changes"):
+        refuse_mixing(Keeping(keep), scores, probe())
+
+
+def in_full_blocks(model, x):
+    if len(x) > 64:
+        model.seen = x
+
+
+def one_at_a_time(model, x):
+    if x.ndim == 1:
+        model.seen = x
+
+
+def test_a_model_that_keeps_only_full_blocks_or_single_records_is_refused():
+    refuse_mixing(Keeping(in_full_blocks), scores, probe())
+    with pytest.raises(PrivacyRefused, match="changes 'seen'"):
+        refuse_mixing_in_blocks(Keeping(in_full_blocks), scores, probe(), Summation("vmap"))
+    refuse_mixing(Keeping(one_at_a_time), scores, probe())
+    with pytest.raises(PrivacyRefused, match="changes 'seen'"):
+        supported(Keeping(one_at_a_time), scores, probe())
+
+
+def test_a_model_that_only_holds_constants_passes():
+    model = Keeping(lambda model, x: setattr(model, "calls", 0))
+    model.cycle, model.kind = [model.past], dict
+    model.cycle.append(model.cycle)
+    refuse_mixing(model, scores, probe())
+
+
+def test_a_buffer_that_is_not_saved_is_refused():
+    model = nn.Sequential(nn.Linear(3, 2))
+    model[0].register_buffer("last", torch.zeros(3), persistent=False)
+    with pytest.raises(PrivacyRefused, match=r"buffer '0\.last' is not saved"):
+        refuse_mixing(model, scores, probe())

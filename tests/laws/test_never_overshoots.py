@@ -25,7 +25,7 @@ def obeys(plan, epsilon, delta):
     assert guarantee.delta_sampler >= (1 + math.exp(epsilon)) * 2.0**-64
     assert guarantee.epsilon_replace_one >= guarantee.epsilon
     assert accountant.epsilon(plan.events, guarantee.delta_accountant) <= epsilon
-    assert math.fsum(c.added_delta for c in _charges(plan).values()) == pytest.approx(
+    assert math.fsum(c.added_delta for c in _charges(plan, plan.epsilon).values()) == pytest.approx(
         guarantee.delta_threshold + guarantee.delta_sampler
     )
 

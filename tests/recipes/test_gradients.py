@@ -107,7 +107,28 @@ class Normed(Averaging):
         self.norm = nn.BatchNorm1d(6)
 
 
-@pytest.mark.parametrize("network", [Averaging(True), Normed()])
+class Crowded(Averaging):
+    """Mixes only in blocks as large as training pads to by rule."""
+
+    def encode(self, x, condition=None):
+        if x.ndim == 2 and len(x) > 64:
+            x = x + 100 * (x[:, :1].amax(0) > 0.5)
+        return super().encode(x, condition)
+
+
+class Keeping(Averaging):
+    def encode(self, x, condition=None):
+        self.seen = x.detach()
+        return super().encode(x, condition)
+
+
+class Buffered(Averaging):
+    def __init__(self):
+        super().__init__(False)
+        self.register_buffer("last", torch.zeros(6), persistent=False)
+
+
+@pytest.mark.parametrize("network", [Averaging(True), Normed(), Crowded(False), Keeping(False), Buffered()])
 def test_a_network_that_mixes_records_is_refused_before_anything_is_charged(network):
     plan, _ = planned(classes=1)
     run, charged = started(plan)

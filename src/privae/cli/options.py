@@ -57,7 +57,9 @@ SchemaFile = Annotated[
 Epsilon = Annotated[
     float | None, option("--epsilon", text="The promise: 1 is strong, 10 weak, inf none. No default.")
 ]
-Delta = Annotated[float | None, option("--delta", text="The chance that the promise fails. Default: 1e-6.")]
+Delta = Annotated[
+    float | None, option("--delta", text="Added to every probability: far below 1 / rows. Default: 1e-6.")
+]
 Rows = Annotated[
     int | None, option("--rows", text="Roughly how many records, as you would say it in public.")
 ]

@@ -356,7 +356,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _say_delta(out: Terminal, delta: float | None) -> None:
     if delta is None:
         out.note(
-            "delta was not given: 1e-06 is used, the chance that the promise fails; choose it with --delta"
+            "delta was not given: 1e-06 is used, which the promise adds to every probability; choose it with --delta"
         )
 
 

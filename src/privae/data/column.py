@@ -141,20 +141,27 @@ def palette(column: Column) -> Any:  # noqa: ANN401  a pandas array of whichever
 
 
 def check_column(column: Column) -> None:
-    """Raise UsageError for the first fact of a kept column that is undeclared or contradictory."""
-    fault = (
+    """Raise UsageError for the first fact of a column that is undeclared, contradictory or unconfirmed.
+
+    Edges: of a column that is dropped, only that it is unconfirmed: that it is left out was a guess, too.
+    """
+    fault = None if column.action == "drop" else _fault(column)
+    if fault:
+        raise UsageError(f"column '{column.name}': {fault}")
+    if not column.confirmed:
+        raise UsageError(
+            f"column '{column.name}' is unconfirmed: it was guessed from the cells; "
+            "see that it is right, then delete the line confirmed = false"
+        )
+
+
+def _fault(column: Column) -> str | None:
+    return (
         _foreign_fact(column)
         or (None if column.kind == "numeric" else _category_fault(column))
         or _dtype_fault(column)
         or (_numeric_fault(column) if column.kind == "numeric" else None)
     )
-    if fault:
-        raise UsageError(f"column '{column.name}': {fault}")
-    if not column.confirmed:
-        raise UsageError(
-            f"column '{column.name}' is unconfirmed: its kind was read from cells; "
-            "see that it is right, then delete the line confirmed = false"
-        )
 
 
 def one_bin_a_value(column: Column) -> bool:

@@ -1,7 +1,8 @@
 """A first schema for a person to complete: names and kinds from the header and the types, no more from cells.
 
-privacy: a kind read from cells is a guess about private data. So a draft leaves bounds and categories
-open and stays unconfirmed until a person has declared them; only from public data may it read them.
+privacy: a kind, a type, "no gaps" or "not to be learned" read from cells is a guess about private data. So a
+draft leaves bounds and categories open, and each of its columns is unconfirmed until a person has seen that
+the guess is right and said so; only from public data may it read them.
 """
 
 import re
@@ -26,7 +27,8 @@ def draft(frame: pd.DataFrame, *, public: bool = False) -> Schema:
     """A schema with the names and kinds of a table; with public=True also its bounds, bins and categories.
 
     Guarantee: without `public`, no bound, category or count is read; kinds, gaps and what looks like an
-        identifier are guesses from the cells, unconfirmed until a person declares the rest.
+        identifier (or that there are none) are guesses from the cells, and `Schema.check` refuses each
+        column, the dropped ones too, until a person confirms it.
     Errors: DataError for a table without columns, or with two of one name.
     """
     names = [str(name) for name in frame.columns]
@@ -57,6 +59,7 @@ def draft_toml(schema: Schema) -> str:
 _HEAD = (
     "# A draft. Kinds were guessed from header and types; bounds and categories are yours to declare:",
     "# they must be public facts (a code book, the range of an instrument), never read off the private rows.",
+    "# Whether a column has gaps, whole numbers, or is to be left out was guessed from the rows: see to each.",
 )
 _PUBLIC_HEAD = (
     "# Bounds, bins and categories were read from the table itself. That is right only for public data:",
@@ -186,7 +189,9 @@ def _lines(column: Column) -> list[str]:
     facts = column.model_dump(exclude_defaults=True, exclude={"name", "confirmed"})
     lines = ["", f"[columns.{toml_key(column.name)}]"]
     lines += [f"{key} = {toml_value(plain(value))}{_NOTES.get(key, '')}" for key, value in facts.items()]
-    return lines if column.confirmed or column.action == "drop" else [*lines, *_OPEN[column.kind]]
+    if column.confirmed:
+        return lines
+    return [*lines, *(() if column.action == "drop" else _OPEN.get(column.kind, ())), _UNCONFIRMED]
 
 
 _NOTES = {
@@ -204,5 +209,5 @@ _OPEN = {
         '# other = "other"        # where every other value goes',
     ),
     "ordinal": ('# categories = ["a"]     # declare the code book, from the lowest to the highest',),
-    "boolean": ("confirmed = false        # guessed from the cells: delete this line if it is right",),
 }
+_UNCONFIRMED = "confirmed = false        # guessed from the cells: delete this line if it is right"

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, field_validator
 
 from privae import files
 from privae.data.column import FROZEN
-from privae.data.values import canonical, category_codes, distinct
+from privae.data.values import canonical, category_codes, column_of, distinct
 from privae.errors import DataError, UsageError
 
 _DAMAGED = (
@@ -121,7 +120,7 @@ def label_codes(labels: Sequence[str] | NDArray[Any], classes: Sequence[str]) ->
     >>> label_codes(["1", "7", "0"], ["0", "1"])
     array([ 1, -1,  0])
     """
-    places, texts = distinct(pd.Series(list(labels), dtype=object))
+    places, texts = distinct(column_of(labels))
     return np.append(category_codes(texts, classes), -1)[places]
 
 
@@ -142,7 +141,7 @@ def _labels(name: str, y: NDArray[Any], count: int) -> NDArray[np.object_]:
         raise DataError(f"{name}: y must hold one label an image, shape [n]")
     if y.dtype.kind not in "biufUS":
         raise DataError(f"{name}: y must hold whole numbers or text")
-    places, texts = distinct(pd.Series(list(y), dtype=object))
+    places, texts = distinct(column_of(y))
     known: NDArray[np.object_] = np.array([*texts, None], dtype=object)
     return known[places]
 

@@ -111,7 +111,7 @@ class Schema(BaseModel):
     def check(self) -> None:
         """Raise UsageError for the first thing that is undeclared, unconfirmed or contradictory."""
         _check_table(self)
-        for column in self.kept:
+        for column in self.columns:
             check_column(column)
         if self.label is not None:
             _check_label(self.label, {column.name: column for column in self.columns})

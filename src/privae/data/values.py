@@ -54,19 +54,38 @@ def means_missing(text: str) -> bool:
     return text.casefold() in MISSING_TEXTS
 
 
+def column_of(values: Sequence[Any] | NDArray[Any] | pd.Series | pd.Index) -> pd.Series:
+    """The values as a column, each as it is: typed where their array is, else objects.
+
+    Shapes: values [n] -> [n], in their order, with a plain index.
+    Guarantee: no type is guessed over all values, so that 0.5 beside 2^53 + 1 does not round it.
+
+    >>> column_of([0.5, 2**53 + 1]).tolist()
+    [0.5, 9007199254740993]
+    """
+    if isinstance(values, pd.Series | pd.Index):
+        return pd.Series(values.array, dtype=values.dtype)
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "biuf":
+        return pd.Series(values, dtype=values.dtype)
+    return pd.Series(list(values), dtype=object)
+
+
 def distinct(column: pd.Series) -> tuple[NDArray[np.int64], list[str]]:
     """The distinct texts of a column, and for each of its n values the place of its text in that list.
 
     Shapes: column [n] -> places [n] with -1 for a gap, and the texts.
+    Guarantee: the text of a value is a function of this value (and of the column's dtype) alone.
     Edges: never raises, whatever the column holds.
     """
-    plain = column.dtype != object or _is_text(column)
-    try:
-        places, found = pd.factorize(column if plain else _texts(column))
-    except Exception:  # noqa: BLE001  unhashable values, exotic extension types
-        places, found = pd.factorize(_texts(column))
-    merged, names = pd.factorize(_texts(found))
-    return _take(merged.astype(np.int64), places, -1), [str(name) for name in names]
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        merged, named = distinct(column_of(column.cat.categories))
+        return _take(merged, column.cat.codes.to_numpy().astype(np.int64), -1), named
+    places, found = _told_apart(column)
+    texts = [canonical(value) for value in found]
+    named = [text for text in dict.fromkeys(texts) if text is not None]
+    order: dict[str | None, int] = {text: place for place, text in enumerate(named)}
+    merged = np.array([order.get(text, -1) for text in texts], dtype=np.int64)
+    return (merged if places is None else _take(merged, places, -1)), named
 
 
 def numbers(column: pd.Series) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -220,14 +239,52 @@ class Bins:
 
 def _found(column: pd.Series) -> tuple[NDArray[np.int64], Any]:
     """`distinct` for numbers: as an Arrow array, which for a column of text never passes through Python."""
-    if _is_text(column):
-        try:
-            places, found = pd.factorize(column)
-            return places, pc.utf8_trim(pa.array(found).cast(pa.large_string()), characters=_BLANKS)
-        except (pa.ArrowException, ValueError):
-            pass  # text that is no Unicode; `distinct` mends it
+    if (spelled := _spelled(column)) is not None:
+        return spelled[0], pc.utf8_trim(spelled[1], characters=_BLANKS)
     places, texts = distinct(column)
     return places, pa.array(texts, pa.large_string())
+
+
+def _told_apart(column: pd.Series) -> tuple[NDArray[np.int64] | None, Sequence[Any]]:
+    """Distinct values, and the place of each value among them, -1 for a gap; None where each is its own.
+
+    privacy: pandas hashes raw text by its bytes up to a NUL, or by how it prints, and so takes distinct texts
+    for one, spelled as the first record does. So text is told apart by Arrow or Python, only typed numbers and
+    times by pandas.
+    """
+    try:
+        if (spelled := _spelled(column)) is not None:
+            return spelled[0], spelled[1].to_pylist()
+        kind = column.dtype.kind
+        if kind == "f":
+            plain: Any = getattr(column.dtype, "numpy_dtype", column.dtype)
+            return _factorized(pd.Series(widened(column.to_numpy(dtype=plain, na_value=np.nan))))
+        if kind in "biumM":
+            return _factorized(column)
+    except Exception:  # noqa: BLE001, S110  exotic extension types
+        pass
+    return _apart(column.to_numpy(dtype=object).tolist())
+
+
+def _factorized(column: pd.Series) -> tuple[NDArray[np.int64], Sequence[Any]]:
+    places, found = pd.factorize(column)
+    return places.astype(np.int64), list(found)
+
+
+def _spelled(column: pd.Series) -> tuple[NDArray[np.int64], Any] | None:
+    """For a column of text in Arrow memory, its distinct texts as an Arrow array; None for any other."""
+    if not (isinstance(column.dtype, pd.StringDtype | pd.ArrowDtype) and column.dtype.kind in "OU"):
+        return None
+    try:
+        texts = pa.array(column.array)
+        if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+            return None
+        texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+        encoded = texts.cast(pa.large_string()).dictionary_encode()
+    except (pa.ArrowException, ValueError):
+        return None  # text that is no Unicode; read value by value, it is mended
+    places = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    return places.astype(np.int64), encoded.dictionary
 
 
 def _said(texts: Any) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:  # noqa: ANN401  a pyarrow array
@@ -242,17 +299,13 @@ def _said(texts: Any) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:  # noqa:
     return values.astype(np.float64), gaps
 
 
-def _is_text(column: pd.Series) -> bool:
-    if column.dtype == object:
-        return pd.api.types.infer_dtype(column, skipna=True) in ("string", "empty")
-    return isinstance(column.dtype, pd.StringDtype)
-
-
-def _texts(values: object) -> NDArray[np.object_]:
-    texts = [canonical(value) for value in values]  # type: ignore[attr-defined]
-    result = np.empty(len(texts), dtype=object)
-    result[:] = texts
-    return result
+def _apart(values: Sequence[Any]) -> tuple[NDArray[np.int64] | None, Sequence[Any]]:
+    """`_told_apart` for objects: by Python's equality, where no values of two types can be equal."""
+    kinds = set(map(type, values))
+    if not kinds <= {str, int, float, bool, type(None)} or len(kinds & {int, float, bool}) > 1:
+        return None, values  # 1, 1.0 and True are equal, but do not read alike
+    order = {value: place for place, value in enumerate(dict.fromkeys(values))}
+    return np.array([order[value] for value in values], dtype=np.int64), list(order)
 
 
 def _take(values: NDArray[Any], places: NDArray[np.int64], gap: float) -> NDArray[Any]:

@@ -3,11 +3,24 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from decimal import ROUND_CEILING, Context
 from typing import Any
 
 from privae.errors import ArtifactError
 
 NOT_PRIVATE = "NOT PRIVATE"
+
+
+def rounded_up(value: float, digits: int = 4) -> str:
+    """A bound in a few digits, never below its value; the last unit of a float64 is not counted.
+
+    >>> rounded_up(2.0005), rounded_up(3 - 1e-16), rounded_up(1.0)
+    ('2.001', '3', '1')
+    """
+    if not math.isfinite(value):
+        return "inf"
+    decimal = Context(prec=digits, rounding=ROUND_CEILING).create_decimal_from_float(value * (1 - 1e-14))
+    return f"{decimal.normalize():f}"
 
 
 @dataclass(frozen=True)
@@ -43,8 +56,8 @@ class Guarantee:
             )
         return (
             f"Adding or removing one {self.unit} changes the probability of any outcome by at most a factor "
-            f"e^{self.epsilon:.4g}, except with probability {self.delta:.3g} "
-            f"(replacing one: e^{self.epsilon_replace_one:.4g})."
+            f"e^{rounded_up(self.epsilon)} plus {self.delta:.3g} "
+            f"(replacing one: e^{rounded_up(self.epsilon_replace_one)} plus {self.delta:.3g})."
         )
 
     def __str__(self) -> str:
@@ -52,10 +65,10 @@ class Guarantee:
         if not self.holds:
             return self.sentence()
         facts = {
-            "epsilon, delta": f"{self.epsilon:.4g}, {self.delta:.3g}",
+            "epsilon, delta": f"{rounded_up(self.epsilon)}, {self.delta:.3g}",
             "unit": f"one {self.unit}",
             "neighboring relation": self.relation.replace("_", " "),
-            "epsilon if one is replaced": f"{self.epsilon_replace_one:.4g}",
+            "epsilon if one is replaced": rounded_up(self.epsilon_replace_one),
             "accountant": self.accountant,
             "delta is made of": (
                 f"accountant {self.delta_accountant:.3g} + category threshold {self.delta_threshold:.3g} "

@@ -97,13 +97,12 @@ class Ledger:
       (b) `accountant.Filter` admits *everything* ever spent with it, and all added deltas sum to at most its
           share of delta, 0.1 delta.
     Proof. If the first plan satisfies (b), then everything admitted does: later spends are admitted by (b)
-    alone, whose sums include the first. The noise is then (epsilon, 0.9 delta)-private by the filter, and the
-    failures that added deltas pay for sum to 0.1 delta by a union bound. If the first plan satisfies (a) and
-    not (b), the sums of (b) exceed their bounds from the start and only grow, so no second spend is ever
-    admitted, and what was released is the first plan alone, whose parameters were fixed before any release:
-    (epsilon, delta) by (a). Which of the two cases holds follows from the first plan, so from no release.
-    Plans may run at the same time: the filter counts releases, and each was reserved before it began.
-    A plan run again is a new spend (rule 19). `epsilon` and `remaining` only describe; the cap is proved.
+    alone, whose sums include the first. The noise is then (epsilon, 0.9 delta)-private by the filter, and added
+    deltas (charged at the cap's epsilon) sum to 0.1 delta. If the first plan satisfies (a) and not (b), the
+    sums of (b) exceed their bounds from the start and only grow, so no second spend is ever admitted, and what
+    was released is the first plan alone: (epsilon, delta) by (a). No release decides which case holds.
+    Plans may run at the same time: each was reserved before it began. A plan run again is a new spend
+    (rule 19). `epsilon` and `remaining` only describe; the cap is proved.
 
     Integrity: each entry holds the hash of the one before. An edit, a new order or a missing entry before the
     last is detected on load. Someone who computes every hash anew, or cuts off the end, is not, short of
@@ -150,6 +149,7 @@ class Ledger:
         """
         if not 0 < epsilon < math.inf:
             raise UsageError("the cap of a ledger is a positive, finite epsilon")
+        path = path.resolve()  # a link would be replaced, and its target never charged
         files.check_writable(path)
         cap = Filter.fixed(epsilon, delta, composition)
         terms = {"epsilon": cap.epsilon, "composition": composition, "order": cap.order}
@@ -164,7 +164,7 @@ class Ledger:
     def load(cls, path: Path) -> "Ledger":
         """The ledger in a file, verified, and bound to the file: later spends go there."""
         read = cls.parse(_read(path))
-        return cls(read.entries, (read.delta, read.unit, read.relation), path)
+        return cls(read.entries, (read.delta, read.unit, read.relation), path.resolve())
 
     @classmethod
     def parse(cls, text: str) -> "Ledger":

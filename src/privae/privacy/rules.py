@@ -1,12 +1,12 @@
 """Rules: how a record's gradient follows from a layer's input and the gradient at the layer's output.
 
-For Linear, LayerNorm and Embedding; `gradients` captures the two tensors, every other layer goes by vmap.
+For Linear, LayerNorm and Embedding; `capture` finds the two tensors, every other layer goes by vmap.
 Norms and sums are formed of the same concrete rows: a Gram norm would lose its digits exactly where an
 attacker wants them lost, in terms that cancel.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from privae.errors import PrivacyRefused, UsageError
+
+_Loss = Callable[[nn.Module, tuple[Tensor, ...]], Tensor]
 _CELLS = 2**24  # numbers of per-record gradients held at a time
 
 
@@ -168,6 +171,95 @@ RULES: dict[type[nn.Module], Rule] = {
 def covered(layer: nn.Module) -> bool:
     """Whether a rule gives this layer's gradients; subclasses of a layer are not covered."""
     return type(layer) in RULES and RULES[type(layer)].covers(layer)
+
+
+def capture(model: nn.Module, loss: _Loss, block: tuple[Tensor, ...]) -> list[Use]:
+    """Run the loss once and its backward pass once, down to the outputs of the layers with a rule.
+
+    Errors: PrivacyRefused if a layer is not called with one row a record.
+    """
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+
+    def keep(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        calls.append((layer, (args[0] if args else kwargs["input"]).detach(), output))
+
+    hooks = [
+        layer.register_forward_hook(keep, with_kwargs=True) for layer in model.modules() if _trains(layer)
+    ]
+    try:
+        with torch.enable_grad():
+            losses = loss(model, block)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    check_losses(losses, len(block[0]))
+    uses = _with_gradients(losses, [call for call in calls if call[2].requires_grad])
+    if not all(_is_batch_led(use, len(block[0])) for use in uses):
+        raise PrivacyRefused("a layer is not called with one row a record; sum its gradients by vmap")
+    return uses
+
+
+def check_losses(losses: Tensor, n: int) -> None:
+    """Raise UsageError unless there is one loss a record, [n]."""
+    if losses.shape != (n,):
+        raise UsageError(
+            "the loss must be one number a record: a tensor [n], not a sum or mean over the batch"
+        )
+
+
+def squared_norms(uses: list[Use], like: Tensor, n: int) -> Tensor:
+    """Squared norm of each record's gradient over all layers, [n] in the dtype of `like`."""
+    total = like.new_zeros(n)
+    for use in uses:
+        total += RULES[type(use.layer)].squared_norms(use)
+    return total
+
+
+def weighted_sum(
+    parameters: list[nn.Parameter], uses: list[Use], factors: Tensor, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Flat sum over records of factor * gradient; a record of factor 0 is left out, whatever it holds."""
+    found: dict[nn.Parameter, Tensor] = {}
+    for use in uses:
+        for name, value in RULES[type(use.layer)].weighted(use, factors, dtype).items():
+            found[getattr(use.layer, name)] = value
+    flat = [found[p].double().flatten() if p in found else factors.new_zeros(p.numel()) for p in parameters]
+    return torch.cat(flat)
+
+
+def all_covered(model: nn.Module) -> bool:
+    """Whether each trainable parameter belongs to exactly one layer, and that layer has a rule."""
+    owners = [
+        (parameter, layer)
+        for layer in model.modules()
+        for _, parameter in layer.named_parameters(recurse=False, remove_duplicate=False)
+        if parameter.requires_grad
+    ]
+    once = len({id(parameter) for parameter, _ in owners}) == len(owners)
+    return once and all(covered(layer) for _, layer in owners)
+
+
+def _trains(layer: nn.Module) -> bool:
+    return covered(layer) and any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
+
+
+def _with_gradients(losses: Tensor, calls: list[tuple[nn.Module, Tensor, Tensor]]) -> list[Use]:
+    if not (calls and losses.requires_grad):
+        return []
+    outputs = [output for _, _, output in calls]
+    found = torch.autograd.grad(losses, outputs, torch.ones_like(losses), allow_unused=True)
+    uses: dict[nn.Module, Use] = {}
+    for (layer, source, _), gradient in zip(calls, found, strict=True):
+        if gradient is not None:
+            use = uses.setdefault(layer, Use(layer))
+            use.inputs.append(source)
+            use.gradients.append(gradient)
+    return list(uses.values())
+
+
+def _is_batch_led(use: Use, n: int) -> bool:
+    least = 1 if isinstance(use.layer, nn.Embedding) else 2
+    return all(source.ndim >= least and len(source) == n for source in use.inputs)
 
 
 def _token_rows(use: Use) -> tuple[Tensor, Tensor, Tensor]:

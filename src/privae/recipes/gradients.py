@@ -17,7 +17,14 @@ from privae.models.latent import LatentModel
 from privae.models.likelihoods import Categorical, Likelihood
 from privae.models.networks import Autoencoder, Network, NetworkConfig
 from privae.plan import MICRO_BATCH, Phase
-from privae.privacy.gradients import Loss, Precision, Summation, refuse_mixing, supported
+from privae.privacy.gradients import (
+    Loss,
+    Precision,
+    Summation,
+    refuse_mixing,
+    refuse_mixing_in_blocks,
+    supported,
+)
 from privae.privacy.mechanism import Mechanism
 from privae.privacy.noise import NoiseSource
 from privae.privacy.sampling import Poisson
@@ -134,6 +141,7 @@ def train_phase(
     phase = run.plan.phase(name)
     assert phase is not None
     assert run.plan.rows is not None
+    run.check_size(name, sum(p.numel() for p in network.parameters() if p.requires_grad))
     run.watch.phase(name, phase.steps)
     schedule = Schedule(
         phase.steps,
@@ -151,10 +159,15 @@ def train_phase(
 
 
 def checked(network: nn.Module, loss: Loss, probe: tuple[Tensor, ...], precision: Precision) -> Summation:
-    """The summation that is exact for this network, after refusing one that mixes records."""
+    """The summation for this network, after refusing one that mixes the probe's records, in full blocks too.
+
+    What a probe cannot see (see `refuse_mixing`) is trusted: the code and the first weights of one's own network.
+    """
     refuse_mixing(network, loss, probe)
     path = supported(network, loss, probe)
-    return Summation(path, precision, MICRO_BATCH[path])
+    summation = Summation(path, precision, MICRO_BATCH[path])
+    refuse_mixing_in_blocks(network, loss, probe, summation)
+    return summation
 
 
 def joined(first: Draft, trained: Draft) -> Draft:
@@ -174,8 +187,8 @@ def refine(run: Run, network: Network, cells: Tensor, likelihood: Categorical) -
     """Go on training a warm-started network on real records, by the plan's gradient phase."""
     latent = network.config.latent
     loss = _loss(likelihood, 1)
-    summation = checked(network, loss, _probe(likelihood, 1, latent), _precision(run))
-    train_phase(run, GRADIENTS, network.train(), Objective(loss, latent, summation), (cells,))
+    summation = checked(network.train(), loss, _probe(likelihood, 1, latent), _precision(run))
+    train_phase(run, GRADIENTS, network, Objective(loss, latent, summation), (cells,))
     network.eval()
 
 

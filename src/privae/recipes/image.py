@@ -17,11 +17,11 @@ from privae.errors import DataError, ResourceError
 from privae.models.image import ImageModel, LinearCodes, ResidualDecoder, conditioned
 from privae.models.networks import initialize
 from privae.models.priors import GaussianClasses
-from privae.plan import MICRO_BATCH, Phase
+from privae.plan import Phase
 from privae.privacy.clipping import clip_to_grid
-from privae.privacy.gradients import Summation
 from privae.privacy.sampling import Poisson
 from privae.recipes import moments
+from privae.recipes.gradients import checked
 from privae.recipes.moments import BOUND, Array, Integers
 from privae.recipes.phases import Budget, Draft, Run, statistics
 from privae.training.loop import Objective, Release, Schedule, train
@@ -237,6 +237,7 @@ def _with_decoder(run: Run, model: ImageModel, images: Tensor, labels: Tensor) -
     ).float()
     parts = (conditioned(codes, labels, len(model.prior.weights)), base, images.flatten(1).float() / 255.0)
     decoder = ResidualDecoder(parts[0].shape[1], _HIDDEN, parts[2].shape[1])
+    run.check_size(DECODER, sum(p.numel() for p in decoder.parameters()))
     initialize(decoder.decoder.body, torch.Generator().manual_seed(0))
     latent = codes.shape[1]
 
@@ -252,6 +253,10 @@ def _with_decoder(run: Run, model: ImageModel, images: Tensor, labels: Tensor) -
     schedule = Schedule(
         phase.steps, expected, learning_rate=2e-3, warm_up=10, cosine=True, average=0.97, block=phase.steps
     )
-    summation = Summation("by rule", phase.precision, MICRO_BATCH["by rule"])
+    # privacy: random records that are nobody's, of the parts' widths, which are functions of shape and sizes
+    public, count = torch.Generator().manual_seed(1), 6
+    widths = [part.shape[1] for part in parts] + [latent]
+    probe = tuple(torch.rand(count, width, generator=public) for width in widths)
+    summation = checked(decoder, loss, probe, phase.precision)
     train(decoder, Objective(loss, latent, summation), parts, release, schedule, run.watch)
     return ImageModel(model.height, model.width, model.codes, model.prior, decoder.eval())

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import nn
 from privae.data.codec import Codec
 from privae.data.images import ImageSchema, label_codes
 from privae.data.schema import Schema
+from privae.data.values import column_of
 from privae.errors import DataError, PrivacyRefused, UsageError
 from privae.models.image import ImageModel
 from privae.models.latent import LatentModel
@@ -161,7 +162,7 @@ class TableRecipe:
         codec = Codec(self.schema)
         trained = gradients.draft(int(codec.offsets[-1]), 1, self._network(codec), self.training, budget)
         if self.by_gradients:
-            return trained
+            return _noted(trained, self.network)
         return gradients.joined(table.draft(self.schema, budget), trained)
 
     def check(self, data: pd.DataFrame, labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
@@ -217,12 +218,20 @@ class ImageRecipe:
     def draft(self, budget: Budget) -> Draft:
         """The phases of the fit."""
         self.schema.check()
+        if budget.strict:
+            raise UsageError("strict is for tables: every pixel fits, and other labels take no part")
+        if self.schema.classes == "bought":
+            # privacy: a decoder reads the classes, so its size would follow from what was bought
+            if budget.fidelity:
+                raise UsageError("a residual decoder needs declared classes: --classes 10, say")
+            budget = replace(budget, fidelity=False)
         shape = (self.schema.height, self.schema.width)
         if self.by_gradients:
             if self.schema.classes == "bought":
                 raise UsageError('recipe="gradients" needs declared classes: --classes 10, say')
             inputs = shape[0] * shape[1]
-            return gradients.draft(inputs, self.classes, self._network(), self.training, budget)
+            drafted = gradients.draft(inputs, self.classes, self._network(), self.training, budget)
+            return _noted(drafted, self.network)
         drafted = image.draft(shape, self.classes, budget)
         if self.schema.classes != "bought":
             return drafted
@@ -244,7 +253,9 @@ class ImageRecipe:
         """Fit as the plan says; labels outside the classes take no part in the class prior."""
         schema = self.schema
         if schema.classes == "bought":
-            schema = schema.with_classes(table.buy_texts(run, [pd.Series(labels)])[0])
+            schema = schema.with_classes(
+                table.buy_texts(run, [column_of(() if labels is None else labels)])[0]
+            )
             if not schema.classes:
                 raise DataError(
                     "no label passed the released threshold at this epsilon; declare the classes, or give more "
@@ -291,6 +302,11 @@ def from_members(
     if stored["kind"] == "table":
         return FittedTable(Schema.loads(members["schema"].decode()), model)
     return FittedImages(ImageSchema.model_validate_json(members["schema"]), model)
+
+
+def _noted(draft: Draft, network: nn.Module | None) -> Draft:
+    """The draft, saying whether the network is the caller's own."""
+    return draft if network is None else replace(draft, settings=draft.settings | {"own_network": True})
 
 
 def _codes(labels: NDArray[Any] | None, classes: tuple[str, ...] | None, count: int) -> NDArray[np.int64]:

@@ -107,12 +107,19 @@ class Run:
         on its integers, so every block is released on its own grid of integers (guarantees.md rules 1 and 3).
         """
         phase = self._phase(name)
+        if phase.sampling_rate != 1 or phase.steps != 1:
+            raise PrivacyRefused(f"phase '{name}' sums over every record once, and was not charged so")
         self.watch.advance(0, self.charge(name, phase.event()))
         return [self._mechanism(phase, weight).release(total, self.noise) for total, weight in totals]
 
     def deviation(self, name: str) -> float:
         """Standard deviation of the noise of a phase, in its weighted units; 0 without noise."""
         return self._phase(name).mechanism().std
+
+    def check_size(self, name: str, numbers: int) -> None:
+        """Refuse a network with another number of parameters than the rounding of its sums was charged for."""
+        if self._phase(name).size != numbers:
+            raise PrivacyRefused(f"phase '{name}' was planned for a network of another size; plan again")
 
     def finish(self) -> None:
         """Refuse if more noise was drawn than the sampler's share of delta was charged for."""

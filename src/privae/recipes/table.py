@@ -134,20 +134,21 @@ def pair_tables(codes: NDArray[np.int32], layout: Layout) -> NDArray[np.int64]:
     """All two-way tables a class, as one symmetric matrix of cells with zero diagonal blocks.
 
     Shapes: codes [n, all columns] -> [classes, cells, cells]. A code of -1 is left out; so is a row whose label
-    is -1. Exact: float32 products of at most 8,192 zeros and ones are integers below 2^24.
+    is -1. Exact, whatever torch is set to: float32 products of at most 8,192 zeros and ones are integers
+    below 2^24.
     """
     starts = np.concatenate([[0], np.cumsum(layout.sizes)])[:-1]
     cells = int(layout.sizes.sum())
     total = np.zeros((layout.classes, cells, cells), np.int64)
     for begin in range(0, len(codes), _ROWS):
         rows = codes[begin : begin + _ROWS]
-        wide = torch.zeros(len(rows), cells + 1)
+        wide = np.zeros((len(rows), cells + 1), np.float32)
         cell = np.where(rows[:, layout.columns] >= 0, rows[:, layout.columns] + starts, cells)
-        wide.scatter_(1, torch.from_numpy(cell.astype(np.int64)), 1.0)
+        np.put_along_axis(wide, cell, 1.0, axis=1)
         wide = wide[:, :cells]
         for c in range(layout.classes):
-            mine = wide if layout.label is None else wide[torch.from_numpy(rows[:, layout.label] == c)]
-            total[c] += (mine.T @ mine).numpy().astype(np.int64)
+            mine = wide if layout.label is None else wide[rows[:, layout.label] == c]
+            total[c] += (mine.T @ mine).astype(np.int64)
     return total * _off_blocks(layout)
 
 

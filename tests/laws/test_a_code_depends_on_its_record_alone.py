@@ -1,0 +1,92 @@
+"""Law: the code of a value is a function of the schema and of this value, whatever else the column holds."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privae.data.codec import Codec
+from privae.data.images import label_codes, read_images
+from privae.data.schema import Schema
+from privae.data.values import canonical, distinct, numbers
+
+CODEC = Codec(
+    Schema.loads(
+        """
+        [columns.text]
+        kind = "category"
+        categories = ["A", "A\\u0000", "'\\\\ud800'", "1", "True", "9007199254740993"]
+        other = "other"
+        missing = true
+        [columns.number]
+        kind = "numeric"
+        bounds = [0, 10]
+        bins = 10
+        """
+    )
+)
+nasty = st.sampled_from(
+    ["A", "A\0", "A\0B", "\0", "\ud800", "\\ud800", "'\\ud800'", "?", " A", "1", "1\0", "1.0", ""]
+)
+numeric = st.sampled_from(
+    [0, 1, 1.0, True, False, -0.0, 0.0, 0.5, 2**53, 2**53 + 1, np.float32(0.1), np.int8(1), 1j, -0j]
+)
+cells = (
+    nasty
+    | numeric
+    | st.none()
+    | st.sampled_from([np.nan, pd.NA, b"A", (), float("inf")])
+    | st.text(max_size=3)
+)
+
+
+def codes(values, dtype=object):
+    column = pd.Series(values, dtype=dtype)
+    return CODEC.encode(pd.DataFrame({"text": column, "number": column}))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(cells, max_size=6) | st.lists(nasty | st.none(), max_size=6))
+def test_a_record_is_encoded_as_if_it_were_alone(values):
+    alone = [codes([value])[0] for value in values]
+    np.testing.assert_array_equal(codes(values), np.array(alone).reshape(-1, 2))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(cells, max_size=6) | st.lists(nasty | st.none(), max_size=6))
+def test_the_text_of_a_record_is_its_own(values):
+    places, texts = distinct(pd.Series(values, dtype=object))
+    assert [texts[place] if place >= 0 else None for place in places] == [canonical(v) for v in values]
+    assert len(set(texts)) == len(texts)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.text(st.characters(codec="utf-8"), max_size=3) | st.none(), max_size=6),
+    st.sampled_from(["str", "string", "string[python]", "string[pyarrow]"]),
+)
+def test_text_reads_alike_in_every_memory(values, dtype):
+    np.testing.assert_array_equal(codes(values, dtype), codes(values))
+
+
+@pytest.mark.parametrize("first", ["A\0", "A\0B", "\ud800", "\\ud800", "1\0", 0.5, 1j])
+def test_one_nasty_record_moves_no_other(first):
+    rest = ["A", "1", "'\\ud800'", 2**53 + 1, 3, "5"] * 3
+    np.testing.assert_array_equal(codes([first, *rest])[1:], codes(rest))
+    texts = [value for value in rest if isinstance(value, str)]
+    np.testing.assert_array_equal(codes([first, *texts])[1:], codes(texts))
+    np.testing.assert_array_equal(
+        numbers(pd.Series([first, *rest], dtype=object))[0][1:], numbers(pd.Series(rest, dtype=object))[0]
+    )
+
+
+@pytest.mark.parametrize("first", [0.5, "1\0x", "\ud800", None, True])
+def test_one_nasty_label_moves_no_other(first):
+    large = 2**53 + 1
+    assert label_codes([first, large, 1, "1"], ["1", str(large)])[1:].tolist() == [1, 0, 0]
+
+
+def test_one_nasty_label_in_a_file_moves_no_other(tmp_path):
+    np.savez(tmp_path / "i.npz", x=np.zeros((3, 1, 1), np.uint8), y=np.array(["1\0x", "1", "1\0y"]))
+    assert read_images(tmp_path / "i.npz")[1].tolist() == ["1\0x", "1", "1\0y"]
