@@ -11,10 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: other programs run here too
+from privae.vae import code_version
+
 RESULTS = Path(__file__).parent / "results"
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
-PACKAGES = ("privae", "torch", "numpy", "pandas", "scikit-learn", "scipy", "dp-accounting")
+_WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)  # the larger one of all processes
+PACKAGES = ("torch", "numpy", "pandas", "scikit-learn", "scipy", "dp-accounting")
 
 
 @dataclass
@@ -50,9 +52,10 @@ class Report:
         fields = asdict(self)
         body = {
             "machine": machine(),
-            "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+            "versions": {name: version(name) for name in PACKAGES}
+            | {"privae": code_version(), "python": platform.python_version()},
             "seconds": round(time.time() - self.started, 1),
-            "peak_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "peak_megabytes": round(max(resource.getrusage(who).ru_maxrss for who in _WHO) / 1024),
             **{key: fields[key] for key in ("rows", "checks", "not_measured")},
         }
         RESULTS.mkdir(exist_ok=True)

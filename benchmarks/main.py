@@ -9,7 +9,10 @@ Data: ../shared/data (see its README); none of it is in the repository but Adult
 """
 
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +29,8 @@ from privae.data.codec import Codec
 from privae.data.examples import load_table
 
 DELTA = 1e-5
+OURS, PLAIN, REAL = "privae", "plain DP-CVAE, N(0, I) prior", "real training rows"
+BASELINE = Training(latent=16, hidden=(200,), steps=150, batch=3000)
 MNIST_BARS = {1.0: 94.0, 0.2: 88.5}
 ADULT_BARS = {0.2: (0.870, 0.875), 1.0: (0.895, 0.900), 10.0: (0.905, 0.907)}
 
@@ -78,54 +83,65 @@ def cnn_accuracy(x: np.ndarray, y: np.ndarray, split: Split, seed: int) -> float
     return 100 * float((predicted == split.test_y).mean())
 
 
+@dataclass(frozen=True)
+class Job:
+    """One fit and one CNN trained on its samples, or on the real rows."""
+
+    method: str
+    epsilon: float
+    seed: int
+    count: int
+    validate: bool
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """The measured row of one job, on one thread."""
+    torch.set_num_threads(1)
+    split = mnist(job.validate)
+    if job.method == REAL:
+        return {"data": "MNIST", "method": REAL, "cnn": cnn_accuracy(split.x, split.y, split, job.seed)}
+    start = time.perf_counter()
+    options = {"recipe": "gradients", "training": BASELINE} if job.method == PLAIN else {}
+    vae = VAE(epsilon=job.epsilon, delta=DELTA, rows=len(split.x), classes=10, **options)
+    vae.fit(split.x, split.y.astype(str))
+    fit = time.perf_counter() - start
+    x, y = vae.sample(job.count, seed=job.seed)
+    start = time.perf_counter()
+    accuracy = cnn_accuracy(x, y.astype(int), split, job.seed)
+    logistic = LogisticRegression(max_iter=50).fit(_flat(x[:10_000]), y[:10_000].astype(int))
+    return {
+        "data": "MNIST",
+        "method": job.method,
+        "epsilon": job.epsilon,
+        "accounted": vae.guarantee.epsilon,
+        "seed": job.seed,
+        "cnn": accuracy,
+        "logistic_on_10000": 100 * float(logistic.score(_flat(split.test_x), split.test_y)),
+        "fit_seconds": fit,
+        "cnn_seconds": time.perf_counter() - start,
+    }
+
+
 def run_mnist(report: Report, seeds: range, count: int, validate: bool) -> None:
-    """Every method and epsilon on MNIST."""
-    split = mnist(validate)
-    rows = len(split.x)  # type: ignore[arg-type]
-    settings = [
-        ("privae", 1.0, {}),
-        ("privae", 0.2, {}),
-        (
-            "plain DP-CVAE, N(0, I) prior",
-            1.0,
-            {
-                "recipe": "gradients",
-                "training": Training(latent=16, hidden=(200,), steps=150, batch=3000),
-            },
-        ),
-    ]
-    for method, epsilon, options in settings:
-        accuracies, times = [], []
-        for seed in seeds:
-            start = time.perf_counter()
-            vae = VAE(epsilon=epsilon, delta=DELTA, rows=rows, classes=10, **options).fit(
-                split.x, split.y.astype(str)
-            )
-            fit = time.perf_counter() - start
-            x, y = vae.sample(count, seed=seed)
-            start = time.perf_counter()
-            accuracy = cnn_accuracy(x, y.astype(int), split, seed)
-            report.row(
-                data="MNIST",
-                method=method,
-                epsilon=epsilon,
-                accounted=vae.guarantee.epsilon,
-                seed=seed,
-                cnn=accuracy,
-                fit_seconds=fit,
-                cnn_seconds=time.perf_counter() - start,
-            )
-            accuracies.append(accuracy)
-            times.append(fit)
-        if method == "privae":
-            report.check(
-                f"MNIST epsilon {epsilon:g}: CNN accuracy, mean of seeds",
-                float(np.mean(accuracies)),
-                MNIST_BARS[epsilon],
-                "at_least",
-            )
-            report.check(f"MNIST epsilon {epsilon:g}: slowest fit, seconds", max(times), 60.0, "at_most")
-    report.row(data="MNIST", method="real training rows", cnn=cnn_accuracy(split.x, split.y, split, 0))
+    """Every method and epsilon on MNIST: two processes of one thread each."""
+    settings = [(OURS, 1.0), (OURS, 0.2), (PLAIN, 1.0)]
+    jobs = [Job(method, epsilon, seed, count, validate) for method, epsilon in settings for seed in seeds]
+    jobs.append(Job(REAL, 0.0, 0, count, validate))
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        rows = []
+        for row in pool.map(run_job, jobs):
+            report.row(**row)
+            rows.append(row)
+    for epsilon, bar in MNIST_BARS.items():
+        mine = [row for row in rows if row["method"] == OURS and row["epsilon"] == epsilon]
+        mean = float(np.mean([row["cnn"] for row in mine]))
+        report.check(f"MNIST epsilon {epsilon:g}: CNN accuracy, mean of seeds", mean, bar, "at_least")
+        slowest = max(row["fit_seconds"] for row in mine)
+        report.check(f"MNIST epsilon {epsilon:g}: slowest fit, seconds", slowest, 60.0, "at_most")
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1) / 255
 
 
 def adult(validate: bool) -> tuple[pd.DataFrame, pd.DataFrame, Codec]:
