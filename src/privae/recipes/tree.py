@@ -77,8 +77,8 @@ def fit_tree(table: Array, margin: Array, sizes: Index, deviation: float) -> Tre
         information[i, j] = _information(*_pairs(table, margin, sizes, i, j, deviation))
     # ties and zeros: the sparse tree drops zero weights, so all are shifted below zero
     spanning = minimum_spanning_tree(-(information + np.triu(np.ones_like(information), 1)))
-    order, parent = breadth_first_order(spanning, 0, directed=False)
-    parent = np.where(parent < 0, -1, parent).astype(np.int64)
+    order, found = breadth_first_order(spanning, 0, directed=False)
+    parent: Index = np.where(found < 0, -1, found).astype(np.int64)
     tails = np.array([j for j in range(len(sizes)) if parent[j] >= 0], dtype=np.int64)
     joint, _, _ = _pairs(table, margin, sizes, parent[tails], tails, deviation)
     blocks = {int(j): q[: sizes[parent[j]], : sizes[j]] for j, q in zip(tails, joint, strict=True)}
