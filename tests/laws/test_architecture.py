@@ -156,9 +156,12 @@ def test_the_figures_render_from_results():
         "not_measured": [{"name": "all else", "reason": "no data"}],
     }
     text = script("figures").render(results)
-    assert "| privae | 1 | 95.0 | 20 |" in text
+    assert "| privae | 1 | 95.0 (94.0 to 96.0) |  | 20 |" in text
+    assert "collapsed" not in text
     assert "Missed: accuracy: 95 (target 96)." in text
     assert "Not measured: all else: no data." in text
+    results["rows"][0]["cnn"] = 11.35
+    assert "collapsed" in script("figures").render(results)
     assert script("figures").render(None) == "not measured yet"
 
 
