@@ -2,6 +2,7 @@
 
 import json
 import math
+import secrets
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
@@ -9,7 +10,6 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import safetensors.torch
-import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError
@@ -144,7 +144,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         count = n if n is not None else self.plan_.rows or _DEFAULT_COUNT
         if count < 0:
             raise UsageError("n, the number of records to sample, must not be negative")
-        made = fitted.sample(count, int(torch.seed() % 2**31) if seed is None else seed)
+        made = fitted.sample(count, secrets.randbelow(2**31) if seed is None else seed)
         if isinstance(made, pd.DataFrame):
             return made
         return made[0] if made[1] is None else made

@@ -19,12 +19,11 @@ from privae.models.networks import initialize
 from privae.models.priors import GaussianClasses
 from privae.plan import Phase
 from privae.privacy.clipping import clip_to_grid
-from privae.privacy.sampling import Poisson
 from privae.recipes import moments
-from privae.recipes.gradients import checked
+from privae.recipes.gradients import checked, train_phase
 from privae.recipes.moments import BOUND, Array, Integers
 from privae.recipes.phases import Budget, Draft, Run, statistics
-from privae.training.loop import Objective, Release, Schedule, train
+from privae.training.loop import Objective
 
 NORMS, AXES, CLASSES, DECODER = "norms", "axes", "class prior", "residual decoder"
 _NORM_BINS = 64
@@ -230,14 +229,12 @@ def _with_decoder(run: Run, model: ImageModel, images: Tensor, labels: Tensor) -
     """The model with its residual decoder trained by noisy clipped gradients; the encoder is released already."""
     phase = run.plan.phase(DECODER)
     assert phase is not None
-    run.watch.phase(DECODER, phase.steps)
     codes = model.embed(images)
     base = model.codes.decode(
         torch.cat([codes, codes.new_zeros(len(codes), model.codes.spread.shape[0] - codes.shape[1])], 1)
     ).float()
     parts = (conditioned(codes, labels, len(model.prior.weights)), base, images.flatten(1).float() / 255.0)
     decoder = ResidualDecoder(parts[0].shape[1], _HIDDEN, parts[2].shape[1])
-    run.check_size(DECODER, sum(p.numel() for p in decoder.parameters()))
     initialize(decoder.decoder.body, torch.Generator().manual_seed(0))
     latent = codes.shape[1]
 
@@ -247,16 +244,10 @@ def _with_decoder(run: Run, model: ImageModel, images: Tensor, labels: Tensor) -
         logits = network(moved, linear)
         return nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
 
-    sampling = Poisson(phase.sampling_rate)
-    release = Release(sampling, phase.mechanism(), run.noise, lambda event: run.charge(DECODER, event))
-    expected = phase.sampling_rate * (run.plan.rows or 1)
-    schedule = Schedule(
-        phase.steps, expected, learning_rate=2e-3, warm_up=10, cosine=True, average=0.97, block=phase.steps
-    )
     # privacy: random records that are nobody's, of the parts' widths, which are functions of shape and sizes
     public, count = torch.Generator().manual_seed(1), 6
     widths = [part.shape[1] for part in parts] + [latent]
     probe = tuple(torch.rand(count, width, generator=public) for width in widths)
     summation = checked(decoder, loss, probe, phase.precision)
-    train(decoder, Objective(loss, latent, summation), parts, release, schedule, run.watch)
+    train_phase(run, DECODER, decoder, Objective(loss, latent, summation), parts)
     return ImageModel(model.height, model.width, model.codes, model.prior, decoder.eval())
