@@ -1,19 +1,20 @@
-"""Write the figures of README.md, between their markers, from benchmarks/results/main.json.
+"""Write the figures of README.md and docs/explain/engine.md, between their markers, from benchmarks/results/*.json.
 
-`python scripts/figures.py` writes them; with --check it fails, naming the command, when they are stale. No figure in
-the README is typed by hand; until the benchmark has run they read "not measured yet".
+`python scripts/figures.py` writes them; with --check it fails, naming the command, when they are stale. No figure of
+a benchmark is typed by hand; until it has run they read "not measured yet".
 """
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+README, ENGINE = ROOT / "README.md", ROOT / "docs" / "explain" / "engine.md"
 RESULTS = ROOT / "benchmarks" / "results" / "main.json"
+ENGINE_RESULTS = RESULTS.with_name("engine.json")
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 NOTHING = "not measured yet"
 _COLUMNS = {
@@ -84,33 +85,97 @@ def _fine_print(results: dict[str, Any]) -> Iterator[str]:
     yield from (f"Not measured: {item['name']}: {item['reason']}." for item in results["not_measured"])
 
 
-def stored() -> dict[str, Any] | None:
-    """The parsed benchmark results, or None while there are none."""
-    if not RESULTS.exists():
+def render_engine(results: dict[str, Any] | None) -> str:
+    """The text of the engine's page: times, memory, every target and what was missed and why."""
+    if results is None:
+        return NOTHING
+    grids = [
+        _grid(results["rows"], "time", "cpu_ratio", 1, "processor time of a step, 1 thread"),
+        _grid(results["rows"], "time", "wall_ratio", 2, "wall time of a step, 2 threads"),
+        _grid(results["rows"], "memory", "extra_megabytes", 1, "extra peak memory, MB"),
+        _grid(results["rows"], "time", "roof_share", 1, "share of the measured product rate"),
+    ]
+    return "\n\n".join([*filter(None, grids), _targets(results["checks"]), "\n".join(_engine_print(results))])
+
+
+def _grid(rows: list[dict[str, Any]], question: str, field: str, threads: int, title: str) -> str:
+    """One figure: a line an engine, a column a model and batch. Plain's own ratio gives way to its milliseconds."""
+    cells: dict[tuple[str, str], str] = {}
+    for row in rows:
+        if (row["question"], row.get("threads")) == (question, threads) and field in row:
+            plain = row["engine"] == "plain" and field.endswith("_ratio")
+            text = f"{row[field.replace('_ratio', '_ms')]:.3g} ms" if plain else f"{row[field]:.3g}"
+            cells[row["engine"], f"{row['model']} {row['batch']}"] = text
+    if not cells:
+        return ""
+    engines, columns = ([*dict.fromkeys(key[i] for key in cells)] for i in (0, 1))
+    lines = ["| " + " | ".join([title, *columns]) + " |", "|---" * (1 + len(columns)) + "|"]
+    lines += [
+        "| " + " | ".join([engine, *(cells.get((engine, c), "") for c in columns)]) + " |"
+        for engine in engines
+    ]
+    return "\n".join(lines)
+
+
+def _targets(checks: list[dict[str, Any]]) -> str:
+    lines = ["| target | measured | bar | |", "|---|---|---|---|"]
+    for found in checks:
+        bar = f"{'at least' if found['sense'] == 'at_least' else 'at most'} {found['bar']:g}"
+        lines.append(
+            f"| {found['name']} | {found['value']:.3g} | {bar} | {'met' if found['met'] else '**missed**'} |"
+        )
+    return "\n".join(lines)
+
+
+def _engine_print(results: dict[str, Any]) -> Iterator[str]:
+    checks = results["checks"]
+    yield (
+        f"{sum(check['met'] for check in checks)} of {len(checks)} targets met. Machine: {results['machine']}; "
+        f"torch {results['versions']['torch']}; {results['seconds'] / 60:.0f} minutes for everything."
+    )
+    yield from (f"- Missed: {c['name']}: {c.get('reason') or 'no profile'}." for c in checks if not c["met"])
+    yield from (f"- Not measured: {item['name']}: {item['reason']}." for item in results["not_measured"])
+
+
+def stored(path: Path = RESULTS) -> dict[str, Any] | None:
+    """The parsed results of a benchmark, or None while there are none."""
+    if not path.exists():
         return None
-    results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return results
 
 
+_Render = Callable[[dict[str, Any] | None], str]
+PAGES: tuple[tuple[Path, Path, _Render], ...] = (
+    (README, RESULTS, render),
+    (ENGINE, ENGINE_RESULTS, render_engine),
+)
+
+
 def split(text: str) -> tuple[str, str, str]:
-    """A README's text before, between and after the markers, which must be there once."""
+    """A document's text before, between and after the markers, which must be there once."""
     head, begun, rest = text.partition(BEGIN)
     inside, ended, tail = rest.partition(END)
     if not (begun and ended) or BEGIN in tail:
-        raise SystemExit(f"README.md must hold one pair of markers: {BEGIN} and {END}")
+        raise SystemExit(f"a page with figures must hold one pair of markers: {BEGIN} and {END}")
     return head + begun, inside.strip(), ended + tail
 
 
 def main(arguments: list[str]) -> int:
     """Write the figures, or compare them."""
-    head, inside, tail = split(README.read_text(encoding="utf-8"))
-    expected = render(stored())
-    if "--check" not in arguments:
-        README.write_text(f"{head}\n{expected}\n{tail}", encoding="utf-8")
+    stale = []
+    for page, results, rendered in PAGES:
+        head, inside, tail = split(page.read_text(encoding="utf-8"))
+        expected = rendered(stored(results))
+        if inside != expected:
+            stale.append(page.name)
+            if "--check" not in arguments:
+                page.write_text(f"{head}\n{expected}\n{tail}", encoding="utf-8")
+    if not stale or "--check" not in arguments:
         return 0
-    if inside == expected:
-        return 0
-    sys.stderr.write("the figures of README.md are stale; write them again with: python scripts/figures.py\n")
+    sys.stderr.write(
+        f"the figures of {', '.join(stale)} are stale; write them again with: python scripts/figures.py\n"
+    )
     return 1
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook(["privae.privacy", "privae.models"], "beartype.beartype")
+install_import_hook(["privae.layers", "privae.privacy", "privae.models"], "beartype.beartype")
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +96,8 @@ def transcript(monkeypatch):
         released, told = [], []
         answers = iter(replay or ())
 
-        def release(mechanism, total, noise):
-            answer = real(mechanism, total, noise)
+        def release(mechanism, total, noise, divisor=1.0):
+            answer = real(mechanism, total, noise, divisor)
             if noise.fixed is not True or noise is not source:
                 return answer  # training on released samples draws from a public source of its own
             released.append(answer if replay is None else next(answers))

@@ -141,6 +141,35 @@ def test_fit_follows_a_plan_and_charges_a_ledger(room, tmp_path, capsys) -> None
     assert "--epsilon is fixed by the plan" in capsys.readouterr().err
 
 
+def test_a_fit_that_ends_leaves_its_model_alone(room, tmp_path) -> None:
+    assert main(["fit", *room.table, *PUBLIC, "-o", str(tmp_path / "m.privae")]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["m.privae"]
+
+
+def test_a_fit_neither_begins_over_an_interrupted_one_nor_resumes_none(room, tmp_path, capsys) -> None:
+    """Said before a record is read: the table is not there."""
+    kept, fit = (
+        tmp_path / "m.privae.checkpoint",
+        ["fit", *room.table, *PUBLIC, "-o", str(tmp_path / "m.privae")],
+    )
+    assert main([*fit, "--resume"]) == 2
+    assert "there is no fit to resume" in capsys.readouterr().err
+    kept.write_bytes(b"an interrupted fit")
+    assert main(fit) == 2
+    assert "resume it (--resume), or remove the file" in capsys.readouterr().err
+    assert main([*fit, "--resume"]) == 6
+    assert "not a privae model file" in capsys.readouterr().err
+    assert kept.read_bytes() == b"an interrupted fit"
+    assert main(["inspect", str(kept)]) == 6
+
+
+def test_a_device_is_one_that_is_there(room, tmp_path, capsys) -> None:
+    fit = ["fit", *room.table, *PUBLIC, "-o", str(tmp_path / "m.privae")]
+    assert main([*fit, "--device", "abacus"]) == 2
+    assert 'there is no device "abacus"' in capsys.readouterr().err
+    assert main([*fit, "--device", "cpu"]) == 0
+
+
 def test_fit_without_noise_says_so_wherever_it_speaks(room, tmp_path, capsys) -> None:
     model, made = str(tmp_path / "m.privae"), str(tmp_path / "s.csv")
     assert main(["fit", *room.table, "--epsilon", "inf", "-o", model]) == 0

@@ -1,7 +1,9 @@
+import contextlib
 import errno
 import os
 import zipfile
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 
@@ -105,9 +107,18 @@ def test_an_archive_comes_back_and_is_the_same_twice(tmp_path):
         assert archive.testzip() is None
 
 
-def test_any_single_flipped_byte_is_refused(tmp_path):
+def test_an_archive_that_is_not_packed_holds_its_members_as_they_are(tmp_path):
+    members = {"zeros": bytes(10_000), "a b/c d": bytes(range(256)) * 5000}
+    for packed in (True, False):
+        files.write_archive(tmp_path / "a", members, packed=packed)
+        assert files.read_archive(tmp_path / "a") == members
+        assert (members["zeros"] in (tmp_path / "a").read_bytes()) is not packed
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_any_single_flipped_byte_is_refused(tmp_path, packed):
     path = tmp_path / "a"
-    files.write_archive(path, MEMBERS)
+    files.write_archive(path, MEMBERS, packed=packed)
     content = path.read_bytes()
     for place in range(len(content)):
         path.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
@@ -171,3 +182,67 @@ def test_digests_follow_the_value_and_not_its_order():
     assert files.digest({"a": 1}) != files.digest({"a": 2})
     with pytest.raises(ValueError, match="not JSON compliant"):
         files.digest(float("nan"))
+
+
+# --- locks ------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_is_held_by_one_and_a_file_owned_by_one(tmp_path):
+    path = tmp_path / "a"
+    with files.owned(path):
+        with pytest.raises(UsageError, match="in use by another process"), files.owned(path):
+            pass
+        assert names(tmp_path) == ["a.lock"]
+    assert names(tmp_path) == []
+    with files.locked(path):
+        pass
+    assert names(tmp_path) == ["a.lock"]  # waiting processes may have it open
+    with files.owned(path):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_an_owner_that_ends_in_an_error_lets_go_and_its_error_through(tmp_path):
+    for error in (FileNotFoundError, BlockingIOError, KeyboardInterrupt):
+        with pytest.raises(error), files.owned(tmp_path / "a"):
+            raise error
+    assert names(tmp_path) == []
+
+
+def test_whoever_waits_at_a_lock_that_is_removed_does_not_own_the_file(tmp_path, monkeypatch):
+    """The first owner ends between another's open and lock; a third may own a new lock by then."""
+    opened, path = os.open, tmp_path / "a"
+
+    def late(name, *more):
+        handle = opened(name, *more)
+        with contextlib.suppress(FileNotFoundError):
+            Path(name).unlink()
+        return handle
+
+    monkeypatch.setattr(files.os, "open", late)
+    with pytest.raises(UsageError, match="in use"), files.owned(path):
+        pass
+
+
+def test_a_folder_that_takes_no_lock_is_refused(tmp_path):
+    for hold in (files.owned, files.locked):
+        with pytest.raises(ResourceError, match="lock"), hold(tmp_path / "no" / "a"):
+            pass
+
+
+def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path):
+    for name in (".a[1].x7", ".a[1].lock2", "a[1]", "a[1].lock", ".a1.x7", ".b.x7"):
+        (tmp_path / name).write_bytes(b"")
+    files.remove_remains(tmp_path / "a[1]")
+    assert names(tmp_path) == [".a1.x7", ".b.x7", "a[1]", "a[1].lock"]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_version_is_that_of_the_installed_package(monkeypatch, installed):
+    def version(name):
+        if installed:
+            return "9.9"
+        raise files.PackageNotFoundError(name)
+
+    monkeypatch.setattr(files, "version", version)
+    assert files.code_version() == ("9.9" if installed else "source")

@@ -110,7 +110,7 @@ def test_the_mechanism_of_a_phase():
     mechanism = STATISTICS.mechanism()
     assert (mechanism.sensitivity(), mechanism.grid, mechanism.noise_multiplier) == (3.0, 1.0, 2.0)
     trained = GRADIENTS.mechanism()
-    worst = max(slack("proved", block) for block in MICRO_BATCH.values())
+    worst = max(slack("proved", block) for block in MICRO_BATCH)
     assert trained.slack == worst
     assert trained.sensitivity() >= 0.5 * (1 + worst) + trained.grid * 10
     assert trained.event(9, 0.1) == GRADIENTS.event()

@@ -1,12 +1,16 @@
 """Files that are whole or absent: atomic writes, content hashes, and the verified .privae container."""
 
+import contextlib
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +22,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 # the zip's comment is the SHA-256 of all bytes before it: zip fields such as dates have no hash of their own
 _SEAL = 64
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CHUNK = 2**20
 
 
 def canonical_json(value: object) -> bytes:
@@ -30,6 +35,14 @@ def canonical_json(value: object) -> bytes:
 def digest(value: object) -> str:
     """SHA-256 (hex) of the canonical JSON of a value."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def code_version() -> str:
+    """The installed version of privae, as plans, ledgers and checkpoints name who wrote them."""
+    try:
+        return version("privae")
+    except PackageNotFoundError:
+        return "source"
 
 
 def check_writable(path: Path) -> None:
@@ -59,7 +72,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except OSError as error:
         raise _as_ours(error, path) from None
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "w+b") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -73,17 +86,29 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     _sync_folder(path.parent)
 
 
-def write_archive(path: Path, members: Mapping[str, bytes]) -> None:
-    """Write a zip of `members` plus a manifest of their SHA-256 hashes, atomically."""
+def write_archive(path: Path, members: Mapping[str, bytes], *, packed: bool = True) -> None:
+    """Write a zip of `members` plus a manifest of their SHA-256 hashes, atomically.
+
+    packed: deflated, or stored as they are: sooner done, and hardly larger where members are weights.
+    """
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
     manifest = canonical_json({"format": FORMAT, "sha256": hashes})
-    whole = BytesIO()
-    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.comment = bytes(_SEAL)
-        for name, content in {"manifest.json": manifest, **members}.items():
-            archive.writestr(zipfile.ZipInfo(name, _EPOCH), content, zipfile.ZIP_DEFLATED)
-    body = whole.getvalue()[:-_SEAL]
-    write_atomically(path, lambda file: file.write(body + _seal(body)))
+    method = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+
+    def write(file: BinaryIO) -> None:
+        with zipfile.ZipFile(file, "w", method) as archive:
+            archive.comment = bytes(_SEAL)
+            for name, content in {"manifest.json": manifest, **members}.items():
+                archive.writestr(zipfile.ZipInfo(name, _EPOCH), content, method)
+        end = file.seek(-_SEAL, os.SEEK_END)
+        file.seek(0)
+        hashed = hashlib.sha256()
+        for start in range(0, end, _CHUNK):
+            hashed.update(file.read(min(_CHUNK, end - start)))
+        file.seek(end)
+        file.write(hashed.hexdigest().encode())
+
+    write_atomically(path, write)
 
 
 def read_archive(path: Path) -> dict[str, bytes]:
@@ -115,6 +140,63 @@ def read_archive(path: Path) -> dict[str, bytes]:
             f"{path} was changed after it was written: its hashes do not match; restore a copy"
         )
     return members
+
+
+def remove_remains(path: Path) -> None:
+    """Remove what writes of `path` left behind that were killed; call it where nobody else writes that file."""
+    for rest in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        rest.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, waiting for it. It is on PATH.lock, for each write replaces the file itself."""
+    with _lock_file(path) as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def owned(path: Path) -> Iterator[None]:
+    """Be the only process that works with a file; UsageError at once if another does. Leaves no lock behind.
+
+    A killed owner's lock ends with it.
+    """
+    lock = _lock_of(path)
+    with _lock_file(path) as handle:
+        if not _taken(handle, lock):
+            raise UsageError(f"{path} is in use by another process; wait for its end")
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _taken(handle: int, lock: Path) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # an owner may have ended and removed it since it was opened here; then others may hold a new one
+        return os.path.samestat(os.fstat(handle), lock.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+@contextlib.contextmanager
+def _lock_file(path: Path) -> Iterator[int]:
+    try:
+        handle = os.open(_lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:
+        raise ResourceError(
+            f"the lock beside {path} cannot be made; check the folder's permissions"
+        ) from None
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
 
 
 def _seal(body: bytes) -> bytes:

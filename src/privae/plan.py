@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from privae import files
 from privae.errors import UsageError
 from privae.privacy import accountant
-from privae.privacy.gradients import Path, Precision, slack
+from privae.privacy.clipping import Kind
+from privae.privacy.gradients import Precision, slack
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.mechanism import Event, Mechanism, for_gradients, for_sums
 from privae.privacy.noise import NoiseSource
@@ -22,7 +23,7 @@ Setting = int | float | str | bool | None
 
 MOST_NUMBERS = 2**36  # noise numbers a run may draw; the sampler's share of delta is charged for all of them
 THRESHOLD_SHARE = 0.1  # of delta, where categories are bought
-MICRO_BATCH: dict[Path, int] = {"by rule": 512, "vmap": 64}  # records of a block of a gradient sum
+MICRO_BATCH = (64, 512)  # least and most records of a block of a gradient sum
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -31,6 +32,8 @@ class Phase(BaseModel):
 
     share: part of mu^2 (the budget as a Gaussian mechanism) that a statistics phase takes; gradients take the rest.
     sensitivity: L2 bound of one unit's contribution (clip_norm for gradients). size: numbers in one release.
+    Of gradients only: precision and bfloat16 (see `Summation`), clipping (see `Clipping`), and quantile: the share
+    of gradients that the clip norm follows, from the sensitivity on, by released votes; None keeps it.
     """
 
     model_config = _FROZEN
@@ -45,6 +48,9 @@ class Phase(BaseModel):
     steps: int = Field(default=1, ge=1)
     size: int = Field(default=1, ge=1)
     precision: Precision = "proved"
+    bfloat16: bool = False
+    clipping: Kind = "flat"
+    quantile: float | None = Field(default=None, gt=0, lt=1)
 
     @model_validator(mode="after")
     def _whole_statistics(self) -> "Phase":
@@ -56,7 +62,7 @@ class Phase(BaseModel):
     def mechanism(self) -> Mechanism:
         """The mechanism of every release of this phase."""
         if self.kind == "gradients":
-            margin = max(slack(self.precision, block) for block in MICRO_BATCH.values())
+            margin = max(slack(self.precision, block, bfloat16=self.bfloat16) for block in MICRO_BATCH)
             clip_norm = self.sensitivity if self.noise_multiplier else math.inf
             return for_gradients(clip_norm, self.noise_multiplier, self.size, margin)
         if self.noise_multiplier == 0:

@@ -3,13 +3,14 @@
 import json
 import math
 import secrets
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 import safetensors.torch
+import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError
@@ -20,10 +21,9 @@ from privae.data.images import ImageSchema
 from privae.data.schema import Schema
 from privae.data.values import column_of
 from privae.errors import ArtifactError, DataError, PrivacyRefused, UsageError
-from privae.plan import Plan, check_budget, sampler_delta
+from privae.plan import Plan, check_budget
 from privae.privacy.guarantee import Guarantee
-from privae.privacy.ledger import Charge, Ledger
-from privae.privacy.mechanism import Event
+from privae.privacy.ledger import Ledger
 from privae.privacy.noise import NoiseSource
 from privae.recipes.gradients import Training
 from privae.recipes.modality import (
@@ -35,6 +35,10 @@ from privae.recipes.modality import (
     to_members,
 )
 from privae.recipes.phases import Budget, Draft, Run, plan_of, threshold_delta
+from privae.training.books import Books, Places, charges_of, follows
+from privae.training.group import processes
+from privae.training.launch import device_of
+from privae.training.state import discard
 from privae.training.watch import Silent, Watch
 
 DEFAULT_DELTA = 1e-6
@@ -90,7 +94,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         budget = Budget(float(self.epsilon), float(self.delta), rows, self.strict, self.fidelity)
         check_budget(budget.epsilon, budget.delta, budget.rows)
         recipe = self._recipe(chosen)
-        return plan_of(recipe.draft(budget), budget, chosen.hash, code_version())
+        return plan_of(recipe.draft(budget), budget, chosen.hash, files.code_version())
 
     def fit(  # noqa: PLR0913  the call that spends: everything that could change its outcome is named
         self,
@@ -102,13 +106,21 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ledger: Ledger | str | Path | None = None,
         noise: NoiseSource | None = None,
         watch: Watch | None = None,
+        checkpoint: str | Path | None = None,
+        resume: bool = False,
+        device: str | torch.device = "cpu",
     ) -> Self:
         """Spend the budget once; everything afterwards is free.
 
         X: DataFrame of a table, or uint8 images [n, h, w] with optional labels y [n]. plan: one made by `plan`,
         followed exactly or refused. ledger: a data set's ledger, charged with the whole plan before anything is
-        released. noise: for repeatable tests only; the default draws a fresh secret key.
-        Guarantee: `self.guarantee`, for any true number of records.
+        released. noise: for repeatable tests only; the default draws a fresh secret key. device: where gradients
+        are computed. Processes that torchrun started fit together.
+        checkpoint: a file that the fit is kept in until `save`, so that one that was killed goes on with the same
+        call and resume=True, without being charged again; see `training.state.Checkpoint`.
+        Guarantee: `self.guarantee`, for any true number of records, and all lives of a resumed fit together.
+        Errors: UsageError for a checkpoint that is there and not to be resumed, or is that of another fit;
+            PrivacyRefused where it may not go on.
         """
         data, chosen = self._data(X, y, schema or self.schema)
         agreed = plan or self.plan(chosen)
@@ -117,23 +129,20 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         recipe = self._recipe(chosen, agreed)
         recipe.check(data, y, agreed.strict)
         _check_plan(agreed, recipe.draft(_budget(agreed)))
+        where = device_of(device)
         source = noise or NoiseSource()
-        own = Ledger.fresh(agreed.delta)
-        charges = _charges(agreed, agreed.epsilon)
-        if ledger is not None:
-            shared = ledger if isinstance(ledger, Ledger) else Ledger.load(Path(ledger))
-            shared.spend(_shared_charges(agreed, shared))  # privacy: the whole plan first, or refused
-
-        def charge(phase: str, event: Event) -> float:
-            if charges[phase].event != event:
-                raise PrivacyRefused(f"phase '{phase}' is about to do something else than was planned")
-            own.spend([charges[phase]])
-            return own.epsilon
-
-        run = Run(agreed, charge, source, watch or Silent())
-        fitted = recipe.fit(run, data, y)
-        run.finish()
-        return self._set(fitted, agreed, own, fixed_noise=source.fixed)
+        path = None if checkpoint is None else Path(checkpoint)
+        books = Books(agreed, source, Places(ledger, path, resume))
+        with processes(where) as group, ExitStack() as held:
+            group.same(lambda: held.enter_context(books.open()))
+            seen = watch or Silent()
+            books.tell(seen)
+            run = Run(agreed, books.charge, source, seen, books.keeper, group, where, books.drawn_before)
+            fitted = recipe.fit(run, data, y)
+            run.finish()
+            own, fixed = group.same(lambda: (books.own, books.fixed))
+        self.checkpoint_ = path
+        return self._set(fitted, agreed, own, fixed_noise=fixed)
 
     def sample(self, n: int | None = None, seed: int | None = None) -> Any:  # noqa: ANN401
         """New records in the form of the data: a DataFrame, or images (with their labels, if they had any).
@@ -184,7 +193,10 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self.ledger_
 
     def save(self, path: str | Path) -> None:
-        """Write the model file: a zip of safetensors and JSON with the schema, plan, guarantee and ledger."""
+        """Write the model file: a zip of safetensors and JSON with the schema, plan, guarantee and ledger.
+
+        The checkpoint of the fit, if it was kept in one, is removed when the model is in place.
+        """
         members, state = to_members(self._fitted)
         members |= {
             "plan.toml": self.plan_.dumps().encode(),
@@ -193,6 +205,9 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             "weights.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in state.items()}),
         }
         files.write_archive(Path(path), members)
+        kept, self.checkpoint_ = getattr(self, "checkpoint_", None), None
+        if kept is not None:
+            discard(kept, self.ledger_.head)
 
     @classmethod
     def load(cls, path: str | Path, network: nn.Module | None = None) -> "VAE":
@@ -201,6 +216,8 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Errors: ArtifactError for a file that is damaged, changed, or promises what its ledger does not show.
         """
         members = files.read_archive(Path(path))
+        if "checkpoint.json" in members:
+            raise UsageError(f"{path} is no model yet, but a fit that was interrupted; resume that")
         try:
             plan = Plan.loads(members["plan.toml"].decode())
             ledger = Ledger.parse(members["ledger.jsonl"].decode())
@@ -214,7 +231,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ) from None
         if fitted is None:
             raise UsageError("this model was fitted with a network of your own; load it with network=...")
-        if ledger.events != plan.events or guarantee.to_dict() != _promised(plan, guarantee):
+        if not _charged(ledger, plan) or guarantee.to_dict() != _promised(plan, guarantee):
             raise ArtifactError(
                 f"{path}: its guarantee does not follow from its plan and ledger; do not trust it"
             )
@@ -288,14 +305,6 @@ def _table(x: Any, y: Any, schema: Schema | ImageSchema | None) -> tuple[pd.Data
     return x, schema.ordered(list(x.columns))
 
 
-def code_version() -> str:
-    """The installed version of privae."""
-    try:
-        return version("privae")
-    except PackageNotFoundError:
-        return "source"
-
-
 def _budget(plan: Plan) -> Budget:
     fidelity = plan.settings.get("fidelity")
     return Budget(
@@ -323,23 +332,15 @@ def _check_plan(plan: Plan, draft: Draft) -> None:
         raise PrivacyRefused("the plan's phases cost more than its epsilon; plan again")
 
 
-def _shared_charges(plan: Plan, ledger: Ledger) -> list[Charge]:
-    """The whole plan as a data set's ledger is charged: the sampler's share of delta at the cap's epsilon."""
-    if ledger.cap is None:
-        raise UsageError("this ledger has no cap; open one for the data set with: privae ledger open")
-    worst = max(plan.epsilon, ledger.cap.epsilon)
-    return list(_charges(plan, worst).values())
-
-
-def _charges(plan: Plan, epsilon: float) -> dict[str, Charge]:
-    """One charge a phase; what is added to delta stands with the first."""
-    added = plan.delta_threshold + sampler_delta(epsilon)
-    return {
-        phase.name: Charge(
-            plan.hash, plan.schema_hash, phase.name, phase.event(), added_delta=added if i == 0 else 0.0
-        )
-        for i, phase in enumerate(plan.phases)
-    }
+def _charged(ledger: Ledger, plan: Plan) -> bool:
+    """Whether a ledger holds the plan, whole and alone, and what it adds to delta."""
+    added = math.fsum(float(entry.event.get("added_delta", 0.0)) for entry in ledger.entries)
+    return (
+        ledger.cap is None
+        and {(entry.plan_hash, entry.delta) for entry in ledger.entries} == {(plan.hash, plan.delta)}
+        and follows(charges_of(ledger), plan, whole=True)
+        and added == plan.delta_threshold + plan.delta_sampler
+    )
 
 
 def _promised(plan: Plan, stored: Guarantee) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from privae import VAE, ImageSchema, Training
 from privae.errors import PrivacyRefused, UsageError
 from privae.privacy import accountant
-from privae.vae import _charges
+from privae.privacy.noise import NoiseSource
+from privae.training.books import Books, Places
 
 epsilons, deltas = st.floats(0.01, 10.0), st.floats(1e-8, 1e-3)
 
@@ -25,9 +26,10 @@ def obeys(plan, epsilon, delta):
     assert guarantee.delta_sampler >= (1 + math.exp(epsilon)) * 2.0**-64
     assert guarantee.epsilon_replace_one >= guarantee.epsilon
     assert accountant.epsilon(plan.events, guarantee.delta_accountant) <= epsilon
-    assert math.fsum(c.added_delta for c in _charges(plan, plan.epsilon).values()) == pytest.approx(
-        guarantee.delta_threshold + guarantee.delta_sampler
-    )
+    books = Books(plan, NoiseSource(bytes(32)), Places())
+    books.charge(plan.phases[0].name, plan.phases[0].event())
+    added = books.own.entries[0].event["added_delta"]
+    assert added == pytest.approx(guarantee.delta_threshold + guarantee.delta_sampler)
 
 
 @settings(max_examples=30, deadline=None)

@@ -32,10 +32,10 @@ class Replay:
         self.plan, self.answers, self.totals = plan, answers, {}
         self.watch, self.inner = Silent(), Run(plan, lambda *_: None, NoiseSource(bytes(32)), Silent())
 
-    def release(self, name, totals):
+    def release(self, name, totals, leaves=None):
         self.totals[name] = totals
         if name not in self.answers:
-            self.answers[name] = self.inner.release(name, totals)
+            self.answers[name] = self.inner.release(name, totals, leaves)
         return self.answers[name]
 
     def deviation(self, name):

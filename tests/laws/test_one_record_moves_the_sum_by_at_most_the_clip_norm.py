@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
 from privae.privacy.clipping import clip_to_grid, clipped_sum
-from privae.privacy.gradients import Summation, clipped_gradient_sum
+from privae.privacy.gradients import Summation, clipped_gradient_sum, slack
 
 ROUNDING = 1e-9  # far above the slack of batches this small, far below a clip norm
 
@@ -151,3 +151,32 @@ def test_rows_just_outside_the_bound_lose_little():
     codes = generator.integers(-(10**6), 10**6, (2000, 7))
     ideal = codes * np.minimum(1, 10**5 / np.linalg.norm(codes, axis=1, keepdims=True))
     assert np.abs(clip_to_grid(codes, 10**5) - ideal).max() <= 1
+
+
+def moved_by_one_of_many(push: float, pull: float, precision: str) -> float:
+    """How far one of 32,768 equal records moves the sum, over the clip norm: all push every number the same way."""
+    layer, count, width = nn.Linear(64, 64, bias=False), 2**15, 64
+    records = torch.full((count, width), push), torch.full((count, width), pull)
+    summation = Summation("by rule", precision, count)
+    sums = [
+        clipped_gradient_sum(layer, product, tuple(part[:n] for part in records), 1e3, summation).double()
+        for n in (count, count - 1)
+    ]
+    return float((sums[0] - sums[1]).norm()) / (push * pull * width)
+
+
+def product(model: nn.Module, parts: tuple[Tensor, ...]) -> Tensor:
+    return (model(parts[0]) * parts[1]).sum(-1)
+
+
+def test_hostile_rows_break_the_bound_of_a_float32_product_and_not_that_of_proved_sums():
+    # pairs of numbers are tried at once: entry (i, j) of one product is the sum of equal numbers push_j pull_i
+    grid = (1 + torch.rand(2, 64, generator=torch.Generator().manual_seed(2))) / 8
+    push, pull = (row.expand(2**15, 64) for row in grid)
+    difference = (pull.T @ push).double() - (pull[:-1].T @ push[:-1]).double()
+    worst = int((difference / torch.outer(*grid.flip(0).double()) - 1).abs().argmax())
+    chosen = float(grid[0, worst % 64]), float(grid[1, worst // 64])
+    bound = 1 + slack("proved", 2**15)
+    assert abs(moved_by_one_of_many(*chosen, "float32") - 1) > 2e-3
+    assert abs(moved_by_one_of_many(*chosen, "proved") - 1) < 1e-9
+    assert moved_by_one_of_many(*chosen, "proved") <= bound

@@ -82,7 +82,7 @@ def test_rate_steps_and_divisor_are_the_declared_ones(people, facts, monkeypatch
     real = Schedule.__post_init__
     monkeypatch.setattr(Schedule, "__post_init__", lambda self: (seen.append(self), real(self))[1])
     vae = VAE(math.inf, rows=100, recipe="gradients", training=SMALL).fit(people(count), schema=facts)
-    (schedule,) = [s for s in seen if s.block == 3]
+    (schedule,) = [s for s in seen if s.steps == 3]
     assert (schedule.steps, schedule.expected_batch_size) == (3, pytest.approx(30))
     phase = vae.plan_.phases[-1]
     assert isinstance(phase, Phase)

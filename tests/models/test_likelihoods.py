@@ -100,3 +100,14 @@ def test_records_may_be_mapped_one_by_one():
     likelihood, logits, x = Categorical((2, 3)), torch.randn(4, 5, generator=seeded(7)), torch.rand(4, 5)
     mapped = torch.func.vmap(likelihood.log_prob)(logits, x)
     assert torch.allclose(mapped, likelihood.log_prob(logits, x), atol=1e-6)
+
+
+def test_a_slope_has_the_gradient_of_the_log_likelihood_and_not_its_value():
+    logits = torch.randn(
+        3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).requires_grad_()
+    x = torch.rand(3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    whole, slope = (Bernoulli(4, slope_only=only).log_prob(logits, x) for only in (False, True))
+    assert not torch.allclose(whole, slope)
+    found = [torch.autograd.grad(value.sum(), logits)[0] for value in (whole, slope)]
+    assert torch.allclose(*found, atol=1e-12)

@@ -1,6 +1,7 @@
 """What events cost. Reference figures: shared/research/dp-engines.md section 5 and review-dp.md."""
 
 import math
+import time
 
 import dp_accounting
 import pytest
@@ -256,3 +257,36 @@ def test_whatever_fits_a_filter_costs_at_most_its_epsilon(composition, cap):
 def test_a_filter_without_budget_admits_nothing():
     assert Filter(1e-9, 1e-9, "renyi", 2.0).used([Event(100.0)], "add_or_remove") == math.inf
     assert Filter.fixed(1.0, 1e-5, "gaussian").used([SGD], "add_or_remove") == math.inf
+
+
+BLOCKS = [Event(1.0, 0.01, 20)] * 50
+
+
+@pytest.mark.parametrize("relation", ["add_or_remove", "replace_one"])
+def test_fifty_blocks_cost_exactly_what_one_event_of_all_their_steps_costs(relation):
+    assert epsilon(BLOCKS, 1e-5, relation, fine=False) == epsilon([SGD], 1e-5, relation, fine=False)
+    mixed = [*BLOCKS[:30], Event(5.0), *BLOCKS[30:], Event(5.0, steps=2)]
+    assert epsilon(mixed, 1e-5, relation, fine=False) == epsilon(
+        [SGD, Event(5.0, steps=3)], 1e-5, relation, fine=False
+    )
+    assert renyi(BLOCKS, 4.0) == renyi([SGD], 4.0)
+
+
+def test_fifty_blocks_take_no_longer_than_one_event():
+    def seconds(events):
+        accountant._loss.cache_clear()
+        accountant._step_loss.cache_clear()
+        start = time.process_time()
+        epsilon(events, 1e-5, fine=False)
+        return time.process_time() - start
+
+    whole = min(seconds([SGD]) for _ in range(3))
+    assert min(seconds(BLOCKS) for _ in range(3)) < 3 * whole + 0.05
+
+
+def test_only_events_that_differ_in_steps_alone_are_put_together():
+    apart = [Event(1.0, 0.1), Event(2.0, 0.1), Event(1.0, 0.2), Event(1.0, 0.1, replace_ratio=1.0)]
+    assert accountant._real([*apart, Event(1.0, 0.1, 4), Event(1.0, 0.1, 0), Event(1.0, 0.0)]) == [
+        Event(1.0, 0.1, 5),
+        *apart[1:],
+    ]

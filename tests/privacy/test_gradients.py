@@ -6,7 +6,9 @@ from torch import nn
 from torch.nn import functional
 
 from privae.errors import PrivacyRefused, UsageError
-from privae.privacy import gradients, rules
+from privae.layers import capture as layers
+from privae.layers import term
+from privae.privacy import gradients
 from privae.privacy.gradients import (
     Summation,
     clipped_gradient_sum,
@@ -141,7 +143,7 @@ def test_float32_sums_are_close_to_proved_ones():
         clipped_gradient_sum(model, squared_error, pair(9), 1.0, Summation("by rule", precision, 4))
         for precision in ("proved", "float32")
     )
-    assert torch.allclose(proved, quick, atol=1e-5)
+    assert torch.allclose(proved, quick.double(), atol=1e-5)
 
 
 def test_a_layer_that_the_loss_does_not_reach_has_no_gradient():
@@ -185,7 +187,8 @@ def test_large_layers_are_summed_a_few_records_at_a_time(monkeypatch):
     whole = [
         clipped_gradient_sum(model, pooled, (x, y), 0.5, Summation(path)) for path in ("by rule", "vmap")
     ]
-    monkeypatch.setattr(rules, "_CELLS", 16)
+    monkeypatch.setattr(term, "CHUNK", 16)
+    monkeypatch.setattr(term, "KEPT", 16)
     monkeypatch.setattr(gradients, "_CELLS", 16)
     parts = [
         clipped_gradient_sum(model, pooled, (x, y), 0.5, Summation(path)) for path in ("by rule", "vmap")
@@ -225,19 +228,19 @@ def test_a_micro_batch_of_nothing_is_a_usage_error():
 
 
 def test_the_slack_of_proved_sums_is_small_and_of_float32_sums_uncharged():
-    assert 0 < Summation().slack == slack("proved", 512) < 1e-6
-    assert slack("proved", 1) > slack("proved", 1024)
+    assert 0 < Summation().slack == slack("proved", 512) < 1e-3
     assert slack("float32", 512) == 0.0
+    assert slack("float32", 512, bfloat16=True) == 2**-7
 
 
 @pytest.mark.parametrize(
-    "model", [nn.Linear(3, 2), nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))]
+    "model", [nn.Linear(3, 2), nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)), Tied()]
 )
 def test_layers_with_rules_go_by_rule(model):
     assert supported(model, squared_error, pair()) == "by rule"
 
 
-@pytest.mark.parametrize("model", [Scaled(), Reused(), Tied(), InPlace(), Positions()])
+@pytest.mark.parametrize("model", [Scaled(), Reused(), InPlace(), Positions()])
 def test_everything_that_capture_could_get_wrong_goes_by_vmap(model):
     assert supported(model, squared_error, pair()) == "vmap"
 
@@ -257,7 +260,8 @@ def test_a_probe_of_one_record_is_a_usage_error(probe):
 
 def test_gradients_that_are_not_finite_prove_nothing():
     x, y = pair()
-    assert supported(nn.Linear(3, 2), squared_error, (x / 0, y)) == "vmap"
+    with pytest.raises(PrivacyRefused, match="one record at a time"):
+        supported(nn.Linear(3, 2), squared_error, (x / 0, y))
 
 
 class Unbatched(nn.Module):
@@ -273,7 +277,7 @@ class Unbatched(nn.Module):
 
 def test_a_layer_that_sees_the_batch_as_one_record_goes_by_vmap():
     assert supported(Unbatched(), squared_error, pair()) == "vmap"
-    with pytest.raises(PrivacyRefused, match="one row a record"):
+    with pytest.raises(PrivacyRefused, match="same number of rows"):
         clipped_gradient_sum(Unbatched(), squared_error, pair(), 1.0, Summation("by rule"))
 
 
@@ -293,12 +297,12 @@ def test_a_loss_with_branches_on_values_is_refused():
     ],
 )
 def test_tables_that_look_at_the_batch_have_no_rule(table):
-    assert not rules.covered(table)
+    assert not layers.covered(table)
 
 
-def test_layer_norms_over_several_axes_and_subclasses_have_no_rule():
+def test_subclasses_of_layers_have_no_rule():
     class Other(nn.Linear):
         pass
 
-    assert not rules.covered(nn.LayerNorm((2, 3)))
-    assert not rules.covered(Other(2, 2))
+    assert layers.covered(nn.Linear(2, 2))
+    assert not layers.covered(Other(2, 2))

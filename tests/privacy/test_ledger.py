@@ -7,8 +7,9 @@ from importlib import metadata
 
 import pytest
 
+from privae import files
 from privae.errors import ArtifactError, PrivacyRefused, ResourceError, UsageError
-from privae.privacy import accountant, ledger
+from privae.privacy import accountant
 from privae.privacy.ledger import Charge, Entry, Ledger
 from privae.privacy.mechanism import Event
 
@@ -87,7 +88,7 @@ def test_the_code_version_is_that_of_the_installed_package(monkeypatch, installe
             return "9.9"
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(ledger, "version", version)
+    monkeypatch.setattr(files, "version", version)
     own = Ledger.fresh(1e-5)
     own.spend([charge(GAUSSIAN)])
     assert own.entries[0].code_version == ("9.9" if installed else "source")
@@ -201,14 +202,87 @@ def test_the_same_plan_again_is_a_new_attempt(tmp_path):
     assert [entry.attempt for entry in cap.entries] == [0, 1, 1, 2, 2]
 
 
+# --- runs that go on --------------------------------------------------------------------------------------
+
+
+def test_steps_charged_add_up_over_blocks_of_a_phase():
+    own = Ledger.fresh(1e-5)
+    own.spend([charge(GAUSSIAN), charge(Event(2.0, 0.01, 30), phase="gradients")])
+    own.spend([charge(Event(2.0, 0.01, 70), phase="gradients")])
+    assert (own.charged("moments"), own.charged("gradients"), own.charged("another")) == (1, 100, 0)
+    assert own.epsilon == accountant.epsilon([GAUSSIAN, SGD], 1e-5)
+
+
+def test_a_figure_that_is_found_sooner_is_a_bound_too():
+    rough, fine = Ledger.fresh(1e-5), Ledger.fresh(1e-5)
+    rough.spend([charge(SGD)], fine=False)
+    fine.spend([charge(SGD)])
+    assert fine.entries[0].epsilon <= rough.entries[0].epsilon <= 1.01 * fine.entries[0].epsilon
+    assert rough.epsilon == fine.epsilon
+
+
+def test_a_run_that_goes_on_costs_nothing_and_changes_hands(tmp_path):
+    cap = Ledger.open(tmp_path / "a", 3.0, 1e-5)
+    cap.spend([charge(Event(9.0), added_delta=1e-9), charge(SGD, phase="gradients")])
+    reserved, before = cap.head, (cap.epsilon, cap.remaining)
+    assert cap.holder(reserved) == ""
+    cap.resume(reserved, "", "first")
+    assert cap.holder(reserved) == "first"
+    cap.resume(reserved, "first", "second")
+    again = Ledger.load(tmp_path / "a")
+    assert again.holder(reserved) == "second"
+    assert (again.epsilon, again.remaining) == before
+    assert [entry.phase.split()[0] for entry in again.entries[3:]] == ["resumed", "resumed"]
+    assert {(entry.attempt, entry.plan_hash) for entry in again.entries[1:]} == {(1, "p1")}
+    assert cap.charged("gradients") == 100
+
+
+def test_a_run_goes_on_under_the_token_it_has_and_in_the_ledger_that_charged_it(tmp_path):
+    cap = Ledger.open(tmp_path / "a", 3.0, 1e-5)
+    cap.spend([charge(Event(9.0))])
+    reserved = cap.head
+    cap.resume(reserved, "", "first")
+    content = (tmp_path / "a").read_bytes()
+    with pytest.raises(PrivacyRefused, match="resumed before"):
+        cap.resume(reserved, "", "second")
+    for ask in (lambda: cap.holder("f" * 64), lambda: cap.resume("f" * 64, "", "second")):
+        with pytest.raises(PrivacyRefused, match="another ledger"):
+            ask()
+    assert (tmp_path / "a").read_bytes() == content
+
+
+def test_two_attempts_of_one_plan_go_on_apart(tmp_path):
+    cap = Ledger.open(tmp_path / "a", 3.0, 1e-5)
+    heads = []
+    for _ in range(2):
+        cap.spend([charge(Event(9.0))])
+        heads.append(cap.head)
+    cap.resume(heads[0], "", "one")
+    assert [cap.holder(head) for head in heads] == ["one", ""]
+    cap.spend([charge(Event(9.0))])
+    assert cap.entries[-1].attempt == 3
+
+
+def test_a_note_of_a_run_that_goes_on_leaves_the_cap_as_it_was(tmp_path):
+    """The first plan took the whole cap by its own accountant: nothing more is admitted, before and after."""
+    cap = Ledger.open(tmp_path / "a", 3.0, 1e-5)
+    cap.spend([charge(Event(1 / accountant.gaussian_mu(3.0, 1e-5)))])
+    cap.resume(cap.head, "", "first")
+    assert cap.epsilon == pytest.approx(3.0)
+    assert cap.remaining == 0.0
+    with pytest.raises(PrivacyRefused):
+        cap.check([Event(1000.0)])
+
+
 def test_charges_that_break_the_terms_are_refused(tmp_path):
     cap = Ledger.open(tmp_path / "a", 3.0, 1e-5, unit="person")
     with pytest.raises(PrivacyRefused, match="protects each person"):
         cap.spend([charge(GAUSSIAN)])
     with pytest.raises(UsageError, match="one whole plan"):
         cap.spend([charge(GAUSSIAN, unit="person"), charge(GAUSSIAN, plan="p2", unit="person")])
-    with pytest.raises(UsageError, match="may not be named"):
-        cap.spend([charge(GAUSSIAN, phase="open", unit="person")])
+    for name in ("open", "resumed 1 2"):
+        with pytest.raises(UsageError, match="may not be named"):
+            cap.spend([charge(GAUSSIAN, phase=name, unit="person")])
     with pytest.raises(UsageError, match="added delta"):
         charge(GAUSSIAN, added_delta=-1e-9)
     assert cap.events == ()

@@ -63,17 +63,117 @@ def test_an_empty_total_is_released_empty():
     assert for_sums(1.0, 1.0, 2.0).release(np.zeros((0, 3)), NoiseSource(KEY)).shape == (0, 3)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 2.0**62, -(2.0**62)])
-def test_totals_that_were_not_clipped_are_refused(value):
+class Constant:
+    """Noise that is one integer everywhere."""
+
+    fixed, numbers_drawn = True, 0
+
+    def __init__(self, value):
+        self.value = value
+
+    def fill(self, out, std):
+        out.fill_(self.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+def test_the_largest_totals_and_noise_are_added_without_rounding(dtype):
+    largest = 2**52 - 1 if dtype == np.float64 else 2**62 - 1
+    for total in (largest, -largest, largest - 1):
+        for noise in (largest, -largest):
+            released = for_sums(1.0, 1.0, 2.0).release(np.array([total], dtype=dtype), Constant(noise))
+            assert released.tolist() == [float(total + noise)]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 2.0**52, -(2.0**52), 1e300])
+@pytest.mark.parametrize("place", [0, 2**15 + 1])
+def test_totals_that_were_not_clipped_are_refused(value, place):
+    total = np.zeros(2**15 + 3)
+    total[place] = value
+    for refused in (total, torch.from_numpy(total), torch.from_numpy(total).float()):
+        with pytest.raises(PrivacyRefused, match="clip its contributions") as error:
+            for_sums(1.0, 1.0, 2.0).release(refused, NoiseSource(KEY))
+        assert not set("0123456789") & set(str(error.value))
+
+
+@pytest.mark.parametrize("value", [2**62, -(2**62), -(2**63)])
+def test_integer_totals_that_were_not_clipped_are_refused(value):
     with pytest.raises(PrivacyRefused, match="clip its contributions"):
         for_sums(1.0, 1.0, 2.0).release(np.array([value]), NoiseSource(KEY))
 
 
-def test_other_dtypes_are_refused():
+@pytest.mark.parametrize("dtype", [np.float16, np.int32, np.bool_, np.complex128, np.dtype(">f8"), object])
+def test_other_dtypes_are_refused(dtype):
+    for mechanism in (Mechanism(), for_sums(1.0, 1.0, 2.0)):
+        with pytest.raises(UsageError, match="float64 or int64"):
+            mechanism.release(np.zeros(1, dtype=dtype), NoiseSource(KEY))
+
+
+def test_other_tensors_are_refused():
     with pytest.raises(UsageError, match="float64 or int64"):
-        Mechanism().release(np.zeros(1, dtype=np.float32), NoiseSource(KEY))
+        for_sums(1.0, 1.0, 2.0).release(torch.zeros(1, dtype=torch.bfloat16), NoiseSource(KEY))
     with pytest.raises(UsageError, match="grid 1"):
         Mechanism(1.0, 1.0, grid=0.5).release(np.zeros(1, dtype=np.int64), NoiseSource(KEY))
+
+
+@pytest.mark.parametrize("size", [1, 2**13, 2**15, 2**15 + 3, 2**16 + 2**13])
+def test_a_long_total_is_released_chunk_by_chunk_in_order(size):
+    mechanism, total = for_gradients(1.0, 1.0, size, 0.0), np.linspace(-1.0, 1.0, size)
+    noise = torch.empty(size, dtype=torch.float64)
+    source = NoiseSource(KEY)
+    for part in torch.split(noise, 2**15):
+        source.fill(part, mechanism.std / mechanism.grid)
+    expected = (np.rint(total / mechanism.grid) + noise.numpy()) * (mechanism.grid / 3.0)
+    assert (mechanism.release(total, NoiseSource(KEY), 3.0) == expected).all()
+    assert (mechanism.release(torch.from_numpy(total), NoiseSource(KEY), 3.0).numpy() == expected).all()
+
+
+def test_a_float32_total_is_rounded_in_float64_and_comes_back_as_float32():
+    mechanism = Mechanism(1.0, 1.0, grid=2.0**-20)
+    total = torch.tensor([1.0 + 2.0**-23, 3.0e-30, -7.75, 2.0**31], dtype=torch.float32)
+    exact = mechanism.release(total.double(), NoiseSource(KEY), 7.0)
+    released = mechanism.release(total, NoiseSource(KEY), 7.0)
+    assert released.dtype == torch.float32
+    assert torch.equal(released, exact.float())
+    assert torch.equal(total, torch.tensor([1.0 + 2.0**-23, 3.0e-30, -7.75, 2.0**31]))
+    array = mechanism.release(total.numpy(), NoiseSource(KEY), 7.0)
+    assert array.dtype == np.float64
+    assert array.tolist() == exact.tolist()
+    assert Mechanism().release(total, NoiseSource(KEY)).dtype == torch.float32
+
+
+def test_a_public_divisor_divides_what_is_released():
+    total = np.array([0.3, -4.0])
+    mechanism = for_gradients(1.0, 1.0, 2, 0.0)
+    whole = mechanism.release(total, NoiseSource(KEY))
+    assert mechanism.release(total, NoiseSource(KEY), 4.0).tolist() == (whole / 4).tolist()
+    assert Mechanism().release(total, NoiseSource(KEY), 4.0).tolist() == (total / 4).tolist()
+    assert Mechanism().release(np.array([2**53 + 1]), NoiseSource(KEY), 4.0).tolist() == [2.0**51]
+    integers = for_sums(1.0, 1.0, 2.0).release(np.array([8]), Constant(4), 8.0)
+    assert integers.tolist() == [1.5]
+
+
+@pytest.mark.parametrize("divisor", [0.0, -1.0, math.nan, math.inf])
+def test_a_divisor_that_is_not_a_positive_number_is_refused(divisor):
+    with pytest.raises(UsageError, match="divisor"):
+        Mechanism().release(np.zeros(1), NoiseSource(KEY), divisor)
+
+
+@pytest.mark.parametrize("mechanism", [Mechanism(), for_gradients(1.0, 1.0, 6, 0.0)])
+def test_any_shape_and_layout_is_released_and_left_as_it_was(mechanism):
+    total = np.arange(6.0).reshape(2, 3)
+    total.flags.writeable = False
+    flat = mechanism.release(np.array([0.0, 3.0, 1.0, 4.0, 2.0, 5.0]), NoiseSource(KEY))
+    for turned in (total.T, torch.arange(6.0, dtype=torch.float64).reshape(2, 3).T):
+        released = mechanism.release(turned, NoiseSource(KEY))
+        assert released.shape == (3, 2)
+        assert released.ravel().tolist() == flat.tolist()
+    backwards = mechanism.release(np.array([5.0, 2.0, 4.0, 1.0, 3.0, 0.0])[::-1], NoiseSource(KEY))
+    assert backwards.tolist() == flat.tolist()
+    assert mechanism.release(np.array(2.0), NoiseSource(KEY)).shape == ()
+    assert mechanism.release(torch.tensor(2.0), NoiseSource(KEY)).shape == ()
+    own = np.arange(3.0)
+    mechanism.release(own, NoiseSource(KEY))[:] = -1
+    assert own.tolist() == [0.0, 1.0, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +190,8 @@ def test_other_dtypes_are_refused():
         {"clip_norm": 1.0, "grid": 0.3},
         {"grid": -1.0},
         {"grid": math.inf},
+        {"grid": 2.0**-1001},
+        {"grid": 2.0**1001},
         {"slack": -0.1},
         {"slack": math.nan},
         {"rounding": math.inf},

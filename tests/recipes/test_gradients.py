@@ -9,6 +9,7 @@ from privae.errors import DataError, PrivacyRefused, UsageError
 from privae.models.likelihoods import Bernoulli, Categorical
 from privae.models.networks import Network, NetworkConfig
 from privae.plan import MICRO_BATCH
+from privae.privacy.gradients import Summation
 from privae.privacy.noise import NoiseSource
 from privae.recipes import gradients
 from privae.recipes.gradients import Training
@@ -111,7 +112,7 @@ class Crowded(Averaging):
     """Mixes only in blocks as large as training pads to by rule."""
 
     def encode(self, x, condition=None):
-        if x.ndim == 2 and len(x) > 64:
+        if x.ndim == 2 and len(x) >= 64:
             x = x + 100 * (x[:, :1].amax(0) > 0.5)
         return super().encode(x, condition)
 
@@ -180,13 +181,21 @@ def test_the_first_weights_come_from_a_public_seed():
     assert gradients.default_network(4, 1, SMALL).config.condition == 0
 
 
-def test_the_charged_slack_covers_either_summation_path():
-    _, network = planned()
-    summation = gradients.checked(
-        network, gradients._loss(Bernoulli(6), 1), gradients._probe(Bernoulli(6), 1, 2), "proved"
-    )
-    assert summation.micro_batch == MICRO_BATCH[summation.path]
+@pytest.mark.parametrize("expected", [1.0, 30.0, 200.0, 1e4])
+def test_the_charged_slack_covers_every_block_on_either_path(expected):
+    least, most = MICRO_BATCH
+    assert least <= gradients._block(expected) <= most
+    plan, network = planned(epsilon=1.0)
+    charged = plan.phases[-1].mechanism().slack
     own = Network(NetworkConfig(inputs=6, latent=2, hidden=()))
-    assert gradients.checked(
-        own, gradients._loss(Bernoulli(6), 1), gradients._probe(Bernoulli(6), 1, 2), "proved"
-    )
+    drawn = nn.Conv1d(1, 1, 3, padding=1)
+    loss, probe = gradients._loss(Bernoulli(6), 1), gradients._probe(Bernoulli(6), 1, 2)
+    for model, made in (
+        (network, loss),
+        (own, loss),
+        (drawn, lambda m, p: m(p[0].unsqueeze(-2)).square().sum((-1, -2))),
+    ):
+        planned_sum = Summation("by rule", "proved", gradients._block(expected), bfloat16=True)
+        summation = gradients.checked(model, made, probe, planned_sum)
+        assert summation.slack <= charged
+        assert isinstance(model, Network) or summation.micro_batch == least

@@ -1,7 +1,12 @@
+import contextlib
 import math
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 
 from privae.errors import PrivacyRefused
 from privae.plan import MOST_NUMBERS, THRESHOLD_SHARE
@@ -66,6 +71,103 @@ def test_the_watcher_is_told_the_epsilon_that_the_charge_returns():
     assert watch.told == ((0, 0.5),)
 
 
+class Memory:
+    """A keeper in memory, and what it was asked."""
+
+    def __init__(self, **kept):
+        self.kept, self.log = kept, []
+
+    def recall(self, phase):
+        self.log.append("recall")
+        return self.kept.get(phase)
+
+    def remember(self, phase, released):
+        self.log.append("remember")
+        self.kept[phase] = released
+
+
+def test_a_release_is_kept_after_it_was_charged_and_before_anyone_sees_it():
+    keeper = Memory()
+    charge = lambda phase, event: keeper.log.append("charge")  # noqa: E731
+    run = Run(planned("a"), charge, NoiseSource(bytes(32)), Silent(), keeper)
+    released = run.release("a", [(np.zeros(3, np.int64), 1.0)])
+    assert keeper.log == ["recall", "charge", "remember"]
+    assert keeper.kept["a"] is released
+
+
+def test_ctrl_c_waits_until_what_was_charged_is_kept():
+    class Pressed(Memory):
+        def remember(self, phase, released):
+            os.kill(os.getpid(), signal.SIGINT)
+            super().remember(phase, released)
+
+    before, keeper = signal.getsignal(signal.SIGINT), Pressed()
+    charge = lambda phase, event: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+    run = Run(planned("a"), charge, NoiseSource(bytes(32)), Silent(), keeper)
+    with pytest.raises(KeyboardInterrupt):
+        run.release("a", [(np.zeros(3, np.int64), 1.0)])
+    assert keeper.kept["a"][0].shape == (3,)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_release_in_a_thread_leaves_signals_alone():
+    run = started(planned("a"))
+    with ThreadPoolExecutor(1) as pool:
+        released = pool.submit(run.release, "a", [(np.zeros(3, np.int64), 1.0)]).result()
+    assert released[0].shape == (3,)
+
+
+def test_what_was_released_is_not_released_again():
+    """Neither charged nor drawn: the same bytes, whatever the sums are by now."""
+    earlier = [np.arange(3.0)]
+
+    def refuse(phase, event):
+        raise PrivacyRefused("charged again")
+
+    run = Run(planned("a"), refuse, NoiseSource(bytes(32)), Silent(), Memory(a=earlier))
+    assert run.release("a", [(np.full(3, 9), 1.0)]) is earlier
+    assert run.noise.numbers_drawn == 0
+
+
+def test_only_what_leaves_is_kept_where_the_form_of_the_sums_is_a_secret():
+    """Noisy counts of undeclared texts: their number is that of the texts, which nobody was charged for."""
+    totals = [(np.array([0, 50, 0, 70]), 1.0)]
+
+    def texts(noisy):
+        return [np.flatnonzero(noisy[0] > 25)]
+
+    keeper = Memory()
+    run = Run(planned(CATEGORIES, "a"), lambda *_: None, NoiseSource(bytes(32)), Silent(), keeper)
+    assert run.release(CATEGORIES, totals, texts)[0].tolist() == [1, 3]
+    assert keeper.kept[CATEGORIES][0].tolist() == [1, 3]
+    keeper = Memory()
+    run = Run(planned(CATEGORIES, "a"), lambda *_: None, NoiseSource(bytes(32)), Silent(), keeper)
+    assert run.release(CATEGORIES, totals)[0].shape == (4,)
+    assert keeper.kept == {}
+
+
+def test_of_several_processes_one_charges_draws_and_keeps():
+    class Second:
+        first = False
+
+        def same(self, make):
+            return "what the first one made"
+
+    keeper = Memory()
+    charge = lambda phase, event: keeper.log.append("charge")  # noqa: E731
+    run = Run(planned("a"), charge, NoiseSource(bytes(32)), Silent(), keeper, Second())
+    assert run.release("a", [(np.zeros(3, np.int64), 1.0)]) == "what the first one made"
+    assert keeper.log == []
+    assert run.noise.numbers_drawn == 0
+
+
+def test_gradients_are_trained_by_the_hands_of_the_run():
+    run = Run(planned("a"), None, NoiseSource(bytes(32)), Silent(), Memory(), device=torch.device("meta"))
+    hands = run.hands("a")
+    assert (hands.keeper, hands.group, hands.phase) == (run.keeper, run.group, "a")
+    assert hands.device == torch.device("meta")
+
+
 def test_a_phase_that_was_not_planned_is_refused():
     run = started(planned("a"))
     for ask in (lambda: run.release("b", []), lambda: run.deviation("b")):
@@ -79,6 +181,12 @@ def test_more_noise_than_charged_is_refused():
     run.noise.numbers_drawn = MOST_NUMBERS + 1
     with pytest.raises(PrivacyRefused, match="more noise"):
         run.finish()
+    before = {"drawn_before": MOST_NUMBERS - 2}
+    for more, fits in ((2, True), (3, False)):
+        run = Run(planned("a"), lambda *_: None, NoiseSource(bytes(32)), Silent(), **before)
+        run.release("a", [(np.zeros(more, np.int64), 1.0)])
+        with contextlib.nullcontext() if fits else pytest.raises(PrivacyRefused, match="more noise"):
+            run.finish()
 
 
 def test_shares_are_shares_of_mu_squared():

@@ -80,6 +80,10 @@ Strict = Annotated[
     bool, option("--strict", text="Refuse values outside the schema; the guarantee then says so.")
 ]
 PlanFile = Annotated[Path | None, option("--plan", text="Follow a plan written by: privae plan -o.")]
+Resume = Annotated[
+    bool, option("--resume", text="Go on with a fit that was interrupted: the same command again.")
+]
+Device = Annotated[str, option("--device", text="Where gradients are computed: cpu (default), cuda, cuda:1.")]
 Charged = Annotated[Path | None, option("--ledger", text="Charge this ledger; refused past its cap.")]
 
 Output = Annotated[Path, option("--output", "-o", text="The file to write.")]

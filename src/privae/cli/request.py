@@ -1,7 +1,8 @@
 """What a person asks for on the command line, as the library understands it: files to data, options to a plan."""
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from privae import files
 from privae.data.images import ImageSchema, read_images
 from privae.data.schema import Schema
 from privae.data.tables import read_header, read_table
-from privae.errors import DataError, UsageError
+from privae.errors import DataError, PrivaeError, ResourceError, UsageError
 from privae.plan import Plan
+from privae.training.books import check_checkpoint
+from privae.training.group import processes
+from privae.training.launch import place
 from privae.vae import DEFAULT_DELTA, VAE, image_schema
 
 TABLES, IMAGES = (".csv", ".parquet"), (".npz",)
@@ -165,6 +169,39 @@ def check_outputs(
         raise UsageError(f"{path} exists and may hold what you declared; name another file, or remove it")
     if any(source is not None and source.exists() and path.samefile(source) for source in sources):
         raise UsageError(f"{path} is what is read; name another output")
+
+
+def checkpoint_of(model: Path, *, resume: bool) -> Path:
+    """Where a fit is kept until its model is in place: beside it. UsageError where it may not begin, or resume."""
+    path = model.with_name(model.name + ".checkpoint")
+    if place().first:
+        check_checkpoint(path, resume=resume)
+    return path
+
+
+@contextmanager
+def resumable(checkpoint: Path, note: Callable[[str], None]) -> Iterator[None]:
+    """Where a fit is cut off and can go on, say how."""
+    try:
+        yield
+    except BaseException as error:
+        cut_off = isinstance(error, ResourceError) or not isinstance(error, PrivaeError)
+        if cut_off and checkpoint.exists():
+            note("the fit can go on, and is not charged again: repeat the command with --resume")
+        raise
+
+
+@contextmanager
+def job(device: str) -> Iterator[None]:
+    """Together with the processes that torchrun started, if any: what ends one ends all, and is said once."""
+    with processes(device):
+        yield
+
+
+def save(model: VAE, path: Path) -> None:
+    """Write the model file, in the first process of a job."""
+    if place().first:
+        model.save(path)
 
 
 def load(path: Path) -> VAE:

@@ -1,7 +1,8 @@
 """What a person at a terminal sees: results on stdout, progress on stderr, one line for an error.
 
 privacy: progress knows phases, public counts and the ledger's epsilon; an error that is not ours is named by its
-type alone, for its text and its traceback may hold values of the data.
+type alone, for its text and its traceback may hold values of the data. Of several processes (torchrun) the first
+speaks, and another one only of an error that is its own.
 """
 
 import contextlib
@@ -23,9 +24,11 @@ from rich.table import Column
 from rich.text import Text
 
 from privae.errors import PrivaeError, ResourceError, UsageError
+from privae.training.launch import place, told
 from privae.training.watch import Silent, Watch
 
 INTERRUPTED = 130
+_LAST_WORD = 5.0  # seconds in which the first process says why; torchrun ends the others when it is done
 _EVERY = 10.0  # seconds between lines of a long phase, where there is no terminal to draw on
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # typer brings its own click or uses the installed one, by version; the error of a wrong call is this one in both
@@ -34,14 +37,17 @@ _CALL = cast("type[Exception]", typer.BadParameter.__mro__[1])
 
 @dataclasses.dataclass(frozen=True)
 class Terminal:
-    """Where a verb speaks. quiet: only the result itself; as_json: one object on stdout and nothing else there."""
+    """Where a verb speaks, in the first process of its job: the others are silent.
+
+    quiet: only the result itself; as_json: one object on stdout and nothing else there.
+    """
 
     quiet: bool = False
     as_json: bool = False
 
     def note(self, text: str) -> None:
         """A line beside the result, on stderr."""
-        if not (self.quiet or self.as_json):
+        if _speaks() and not (self.quiet or self.as_json):
             typer.echo(text, err=True)
 
     def report(self, text: str, fields: Mapping[str, Any]) -> None:
@@ -51,15 +57,16 @@ class Terminal:
 
     def answer(self, text: str, fields: Mapping[str, Any]) -> None:
         """What a verb was asked for: printed with --quiet too."""
-        typer.echo(json.dumps(jsonable(fields), ensure_ascii=False) if self.as_json else text)
+        if _speaks():
+            typer.echo(json.dumps(jsonable(fields), ensure_ascii=False) if self.as_json else text)
 
     @contextlib.contextmanager
     def progress(self, start: str) -> Iterator[Watch]:
-        """A watch that shows phases on stderr; silent with --quiet or --json.
+        """A watch that shows phases on stderr; silent with --quiet or --json, and but in the first process.
 
         A terminal shows `start` at once; a log gets no line for it, so that a refused input is one line there.
         """
-        if self.quiet or self.as_json:
+        if self.quiet or self.as_json or not _speaks():
             yield Silent()
         elif not sys.stderr.isatty():
             yield Lines()
@@ -94,6 +101,10 @@ class Bars:
         """A line above the bars."""
         self._drawn.console.print(text, markup=False, highlight=False)
 
+    def aside(self, text: str) -> None:
+        """A line above the bars, which a person watches."""
+        self.note(text)
+
     def done(self) -> None:
         """Fill the bar of the phase that ended."""
         self._drawn.update(self._task, total=self._total, completed=self._total)
@@ -122,6 +133,10 @@ class Lines:
     def note(self, text: str) -> None:
         """A line."""
         typer.echo(text, err=True)
+
+    def aside(self, text: str) -> None:
+        """Nothing."""
+        # privacy: what is no terminal may be a log that others read
 
 
 class _Rate(ProgressColumn):
@@ -189,10 +204,14 @@ def fail(error: BaseException, *, as_json: bool) -> int:
         )  # the reader left; nobody is to be told
         return 1
     kind, message, code = _described(error)
+    mine = _speaks()
+    if not mine and _is_told(error):
+        time.sleep(_LAST_WORD)
+        return code
     if os.environ.get("PRIVAE_DEBUG") == "1":
         traceback.print_exception(error)
-    typer.echo(f"privae: {message}", err=True)
-    if as_json:
+    typer.echo(f"privae: {message}" if mine else f"privae: process {place().rank}: {message}", err=True)
+    if as_json and mine:
         fields = {"type": kind, "message": message, "exit_code": code}
         with contextlib.suppress(OSError):
             typer.echo(json.dumps({"error": fields}, ensure_ascii=False))
@@ -206,6 +225,18 @@ def _drop_broken_stdout() -> None:
     except OSError:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _speaks() -> bool:
+    """Whether this process is the one of its job that speaks."""
+    with contextlib.suppress(UsageError):  # a place that does not read is an error of its own, and said
+        return place().first
+    return True
+
+
+def _is_told(error: BaseException) -> bool:
+    """Whether the first process says it, too: what it raised or met itself, a wrong call, an interrupt of all."""
+    return told(error) or isinstance(error, (_CALL, KeyboardInterrupt))
 
 
 def _described(error: BaseException) -> tuple[str, str, int]:

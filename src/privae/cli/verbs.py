@@ -157,6 +157,7 @@ def plan(  # noqa: PLR0913  one parameter an option
         "privae fit patients.csv --schema patients.schema.toml --epsilon 3 --rows 20000 -o patients.privae",
         "privae fit patients.csv --schema patients.schema.toml --plan plan.toml --ledger hospital.ledger",
         "privae fit digits.npz --classes 10 --epsilon 1 --delta 1e-5 --rows 60000 -o digits.privae",
+        "privae fit patients.csv --schema patients.schema.toml --plan plan.toml --resume",
     )
 )
 def fit(  # noqa: PLR0913  one parameter an option
@@ -171,6 +172,8 @@ def fit(  # noqa: PLR0913  one parameter an option
     recipe: given.HowToFit = None,
     fidelity: given.Fidelity = None,
     strict: given.Strict = False,
+    resume: given.Resume = False,
+    device: given.Device = "cpu",
     output: given.ModelOutput = None,
     quiet: given.Quiet = False,
     as_json: given.AsJson = False,
@@ -181,16 +184,20 @@ def fit(  # noqa: PLR0913  one parameter an option
         from privae.cli import request, telling
 
         asked = request.Request(data, schema, epsilon, delta, rows, classes, recipe, fidelity, strict)
-        target = output or request.default_model(data)
-        request.check_outputs(target, (".privae",), [data, schema, plan, ledger])
-        facts = asked.facts()
-        model, agreed = asked.followed(facts, plan) if plan else asked.planned(facts)
-        x, y = request.read(data)
-        if plan is None:
-            _say_delta(out, delta)
-        model.fit(x, y, schema=facts, plan=agreed, ledger=ledger, watch=watch)
-        watch.phase(f"writing {target.name}", 1)
-        model.save(target)
+        with request.job(device):
+            target = output or request.default_model(data)
+            request.check_outputs(target, (".privae",), [data, schema, plan, ledger])
+            kept = request.checkpoint_of(target, resume=resume)
+            facts = asked.facts()
+            model, agreed = asked.followed(facts, plan) if plan else asked.planned(facts)
+            x, y = request.read(data)
+            if plan is None:
+                _say_delta(out, delta)
+            more: dict[str, Any] = {"ledger": ledger, "checkpoint": kept, "resume": resume, "device": device}
+            with request.resumable(kept, out.note):
+                model.fit(x, y, schema=facts, plan=agreed, watch=watch, **more)
+                watch.phase(f"writing {target.name}", 1)
+                request.save(model, target)
     fields = {"model": target, "guarantee": telling.guarantee_fields(model.guarantee), "notes": agreed.notes}
     out.report(telling.fitted_text(model, target), {**fields, "plan_hash": agreed.hash, "ledger": ledger})
 

@@ -6,7 +6,7 @@ not offered. `relation` is "add_or_remove" (a unit is there or not) or "replace_
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -212,7 +212,16 @@ def _evaluated(events: Sequence[Event], delta: float, relation: Relation, fine: 
 
 
 def _real(events: Sequence[Event]) -> list[Event]:
-    return [event for event in events if event.steps and event.sampling_rate]
+    """The events that cost anything, each once: those that differ in steps only are one event of all steps.
+
+    Exact, for an event of steps is defined as that many releases, in whatever blocks they were charged.
+    """
+    steps: dict[Event, int] = {}
+    for event in events:
+        if event.steps and event.sampling_rate:
+            single = replace(event, steps=1)
+            steps[single] = steps.get(single, 0) + event.steps
+    return [replace(single, steps=count) for single, count in steps.items()]
 
 
 def _mu(gaussians: Sequence[Event], relation: Relation) -> float:

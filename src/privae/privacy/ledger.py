@@ -1,26 +1,25 @@
 """What was spent, written down before anything is released: an append-only, hash-chained list of events."""
 
 import contextlib
-import fcntl
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from privae import files
-from privae.errors import ArtifactError, PrivacyRefused, ResourceError, UsageError
+from privae.errors import ArtifactError, PrivacyRefused, UsageError
 from privae.privacy import accountant
 from privae.privacy.accountant import Composition, Filter
 from privae.privacy.mechanism import Event, Relation
 
 _GENESIS = "0" * 64
+_Terms = tuple[float, str, Relation]
 _OPEN = "open"
+_RESUMED = "resumed "  # and a token: the phase of a note that costs nothing
 _LOUDEST = 2.0**30  # factor on the noise beyond which a plan is given up
 
 
@@ -101,18 +100,16 @@ class Ledger:
     deltas (charged at the cap's epsilon) sum to 0.1 delta. If the first plan satisfies (a) and not (b), the
     sums of (b) exceed their bounds from the start and only grow, so no second spend is ever admitted, and what
     was released is the first plan alone: (epsilon, delta) by (a). No release decides which case holds.
-    Plans may run at the same time: each was reserved before it began. A plan run again is a new spend
-    (rule 19). `epsilon` and `remaining` only describe; the cap is proved.
+    Plans may run at the same time: each was reserved before it began. A plan run again is a new spend (rule
+    19); an interrupted run that goes on (`resume`) is not. `epsilon` and `remaining` only describe.
 
     Integrity: each entry holds the hash of the one before. An edit, a new order or a missing entry before the
     last is detected on load. Someone who computes every hash anew, or cuts off the end, is not, short of
     comparing `head` with one noted elsewhere; a ledger in use does compare: its file may only grow.
-    Concurrency: `spend` holds a lock on PATH.lock, reads the file again, checks, and replaces it whole.
+    Concurrency: a write holds a lock on PATH.lock, reads the file again, checks, and replaces it whole.
     """
 
-    def __init__(
-        self, entries: Sequence[Entry], terms: tuple[float, str, Relation], path: Path | None
-    ) -> None:
+    def __init__(self, entries: Sequence[Entry], terms: _Terms, path: Path | None) -> None:
         self.entries = tuple(entries)
         self.delta, self.unit, self.relation = terms
         self.path = path
@@ -154,10 +151,10 @@ class Ledger:
         cap = Filter.fixed(epsilon, delta, composition)
         terms = {"epsilon": cap.epsilon, "composition": composition, "order": cap.order}
         ledger = cls((), (delta, unit, relation), path)
-        with _locked(path):
+        with files.locked(path):
             if path.exists():
                 raise UsageError(f"{path} exists, and a ledger is never overwritten; name another file")
-            ledger._append([Charge("", "", _OPEN, Event(1.0), attempt=0)], [terms], 0.0)
+            ledger._append([Charge("", "", _OPEN, Event(1.0), attempt=0)], 0.0, terms)
         return ledger
 
     @classmethod
@@ -211,41 +208,69 @@ class Ledger:
         self._refresh()
         self._admit(events, added_delta)
 
-    def spend(self, charges: Sequence[Charge]) -> None:
+    def spend(self, charges: Sequence[Charge], *, fine: bool = True) -> None:
         """Write charges down, all or none; call it before anything of theirs is released.
 
         Under a cap the charges are one whole plan; charged a second time, they are its next attempt.
+        fine=False: the epsilon noted is found ten times sooner, on a coarser lattice.
         Errors: PrivacyRefused past the cap or for another unit; ArtifactError if the file was changed;
             UsageError for charges of several plans under a cap.
         """
-        with contextlib.nullcontext() if self.path is None else _locked(self.path):
-            self._refresh()
+        with self._writing():
             self._check_terms(charges)
             events, added = [c.event for c in charges], math.fsum(c.added_delta for c in charges)
             self._admit(events, added)
             adaptive = self.cap is not None and bool(self.events)
-            epsilon = self._composed([*self.events, *events], self._added() + added, adaptive=adaptive)
-            stored = [{**c.event.to_dict(), "added_delta": c.added_delta} for c in charges]
-            self._append([self._numbered(c) for c in charges], stored, epsilon)
+            every = [*self.events, *events]
+            epsilon = self._composed(every, self._added() + added, adaptive=adaptive, fine=fine)
+            self._append([self._numbered(charge) for charge in charges], epsilon)
+
+    def charged(self, phase: str) -> int:
+        """Steps of a phase that were charged so far."""
+        return sum(_event(entry)[0].steps for entry in self.entries if entry.phase == phase)
+
+    def holder(self, reservation: str) -> str:
+        """The token under which the run goes on whose spend ends in the entry of that hash; "" until `resume`."""
+        self._refresh()
+        return self._run(reservation)[1]
+
+    def resume(self, reservation: str, known: str, token: str) -> None:
+        """Note, at no cost, that an interrupted run goes on under a new token, in place of the known one.
+
+        Guarantee: of a checkpoint's copies, which all know one token, only one goes on; PrivacyRefused else.
+        """
+        with self._writing():
+            spent, holder = self._run(reservation)
+            if holder != known:
+                raise PrivacyRefused("the fit was resumed before, from this checkpoint or a copy; fit again")
+            phase = f"{_RESUMED}{reservation[:16]} {token}"
+            free = Charge(spent.plan_hash, spent.schema_hash, phase, Event(1.0, steps=0), spent.attempt)
+            self._append([free], self.epsilon)
+
+    def _run(self, reservation: str) -> tuple[Entry, str]:
+        spent = next((entry for entry in self.entries if entry.hash == reservation), None)
+        if spent is None:
+            raise PrivacyRefused("this fit was charged to another ledger; name that one")
+        mine = f"{_RESUMED}{reservation[:16]} "
+        tokens = [e.phase.removeprefix(mine) for e in self.entries if e.phase.startswith(mine)]
+        return spent, tokens[-1] if tokens else ""
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        with contextlib.nullcontext() if self.path is None else files.locked(self.path):
+            self._refresh()
+            yield
 
     def _admit(self, events: Sequence[Event], added: float) -> None:
         cap = self.cap
         if cap is None or not events or self._fits(cap, events, added):
             return
         if self._added() + added > (accountant.ADDED_SHARE if self.events else 1) * cap.delta:
-            raise PrivacyRefused(
-                "this run adds more to delta than the ledger has left; plan with a smaller delta"
-            )
+            raise PrivacyRefused("this run adds more to delta than is left; plan with a smaller delta")
         left = f"{math.floor(self._left(cap, events) * 1000) / 1000:g}"
-        need = self._composed(events, added, adaptive=False)
-        raise PrivacyRefused(
-            f"this run needs epsilon {need:.4g}; {left} of {cap.epsilon:g} is left. "
-            + (
-                f"Plan with --epsilon {left}."
-                if float(left)
-                else "Nothing more may be released from these data."
-            )
-        )
+        need = f"this run needs epsilon {self._composed(events, added, adaptive=False):.4g}"
+        advice = f"Plan with --epsilon {left}." if float(left) else "Nothing more may be released."
+        raise PrivacyRefused(f"{need}; {left} of {cap.epsilon:g} is left. {advice}")
 
     def _fits(self, cap: Filter, events: Sequence[Event], added: float) -> bool:
         if not self.events and self._composed(events, added, adaptive=False) <= cap.epsilon:
@@ -268,12 +293,12 @@ class Ledger:
             low, high = (low, middle) if fits else (middle, high)
         return min(cap.epsilon, accountant.epsilon(_louder(events, high), cap.delta, self.relation))
 
-    def _composed(self, events: Sequence[Event], added: float, *, adaptive: bool) -> float:
+    def _composed(self, events: Sequence[Event], added: float, *, adaptive: bool, fine: bool = True) -> float:
         cap = self.cap
         if cap is not None and adaptive:
             return min(cap.epsilon, cap.so_far(events, self.relation))
         left = self.delta - added
-        return accountant.epsilon(events, left, self.relation) if left > 0 else math.inf
+        return accountant.epsilon(events, left, self.relation, fine=fine) if left > 0 else math.inf
 
     def _added(self) -> float:
         return math.fsum(_event(entry)[1] for entry in self.entries if entry.phase != _OPEN)
@@ -281,12 +306,10 @@ class Ledger:
     def _check_terms(self, charges: Sequence[Charge]) -> None:
         if any(charge.unit != self.unit for charge in charges):
             raise PrivacyRefused(f"this ledger protects each {self.unit}; plan with unit = {self.unit!r}")
-        if any(charge.phase == _OPEN for charge in charges):
-            raise UsageError("a phase may not be named 'open'; name it after its release")
+        if any(charge.phase == _OPEN or charge.phase.startswith(_RESUMED) for charge in charges):
+            raise UsageError("a phase may not be named 'open' or 'resumed ...'; name it after its release")
         if self.cap is not None and len({(c.plan_hash, c.attempt) for c in charges}) > 1:
-            raise UsageError(
-                "a capped ledger is charged one whole plan at a time; spend the plans one by one"
-            )
+            raise UsageError("a capped ledger is charged one whole plan at a time; spend them one by one")
 
     def _numbered(self, charge: Charge) -> Charge:
         if self.cap is None:
@@ -295,9 +318,9 @@ class Ledger:
         earlier = [entry.attempt for entry in self.entries if entry.plan_hash == charge.plan_hash]
         return replace(charge, attempt=max([charge.attempt, *(attempt + 1 for attempt in earlier)]))
 
-    def _append(self, charges: Sequence[Charge], stored: Sequence[dict[str, Any]], epsilon: float) -> None:
+    def _append(self, charges: Sequence[Charge], epsilon: float, terms: dict[str, Any] | None = None) -> None:
         entries = list(self.entries)
-        for charge, event in zip(charges, stored, strict=True):
+        for charge in charges:
             entry = Entry(
                 index=len(entries),
                 # privacy: a finer clock would tell how long a phase took, hence how many records there are.
@@ -307,11 +330,11 @@ class Ledger:
                 unit=self.unit,
                 relation=self.relation,
                 phase=charge.phase,
-                event=event,
+                event=terms or {**charge.event.to_dict(), "added_delta": charge.added_delta},
                 epsilon=epsilon,
                 delta=self.delta,
                 attempt=charge.attempt,
-                code_version=_code_version(),
+                code_version=files.code_version(),
                 previous_hash=entries[-1].hash if entries else _GENESIS,
             )
             entries.append(entry.sealed())
@@ -375,26 +398,3 @@ def _read(path: Path) -> str:
         raise ArtifactError(f"{path} is not a ledger, or it is damaged; restore a copy") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {(error.strerror or 'unknown').lower()}") from None
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a ledger. It is on a file beside it, for each write replaces the ledger."""
-    try:
-        handle = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError:
-        raise ResourceError(
-            f"the lock beside {path} cannot be made; check the folder's permissions"
-        ) from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _code_version() -> str:
-    try:
-        return version("privae")
-    except PackageNotFoundError:
-        return "source"

@@ -11,12 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from privae.errors import ArtifactError, PrivacyRefused, UsageError
-from privae.privacy.noise import NoiseSource
+from privae.privacy.noise import Noise
 
 Relation = Literal["add_or_remove", "replace_one"]
 Total = TypeVar("Total", NDArray[Any], Tensor)
 
-_LIMIT = 2.0**62  # of a total in grid steps; with as much for the noise, their sum fits in 64 bits
+_LIMIT = 2.0**52  # of a real total in grid steps, as of its noise: float64 adds the two without rounding
+_WHOLE = 2**62  # of an integer total, as of its noise: int64 adds the two
+_FINEST = 2.0**-1000  # grid, so that its inverse is a float64 as well
+_DTYPES = ("float32", "float64", "int64")
+_CHUNK = 2**15  # numbers at a time: they stay in the cache, and torch keeps to one thread
+_ROW = 2**13  # of them that BLAS multiplies at once, too few to wake its threads
 _GRID_SHARE = 0.001  # share of the clip norm that rounding a gradient total may cost
 
 
@@ -89,12 +94,16 @@ class Mechanism:
     replace_ratio: how far replacing one unit moves the sum, over the sensitivity (rule 10).
 
     Guarantee: `release` is a post-processing of the ideal Gaussian mechanism whose noise multiplier is at
-        least noise_multiplier. Proof: let R round to the grid, S the total, N ideal with this `std`. R(S)
-        lies on the grid, so R(S) + R(N) = R(R(S) + N) surely: `release` applies R, which knows nothing of the
-        data, to the Gaussian mechanism for the query R(S). Neighbors move S by at most clip_norm (1 + slack),
-        and each coordinate of R(S) by less than one step more, so R(S) by at most sensitivity(). Nothing else
-        touches the total: all steps after R are on 64-bit integers, and the only rounding, integer times
-        grid to float64, comes after the noise.
+        least noise_multiplier. Proof: let R(S) be the total S rounded to the nearest grid point, N an ideal
+        Gaussian with this `std`, and H rounding half up to the grid, so that H(g + x) = g + H(x) for every grid
+        point g. The noise is H(N) (see `NoiseSource.fill`), and R(S) + H(N) = H(R(S) + N) surely: `release`
+        applies H, which knows nothing of the data, to the Gaussian mechanism for the query R(S). Neighbors move
+        S by at most clip_norm (1 + slack), and each coordinate of R(S) by at most one step more, so R(S) by at
+        most sensitivity(). Nothing else touches the total before the noise: dividing by the grid is exact, a
+        power of two (a quotient below the smallest normal number rounds to 0 either way), and the integers
+        |R(S)| / grid < 2^52, checked, and |H(N)| / grid < 2^52 (see `fill`) are added in float64 below 2^53,
+        where each integer is a number. Integer totals are added in int64, both below 2^62. What is rounded
+        later, integer times grid / divisor to float64 or float32, comes after the noise.
     Errors: UsageError for parameters that bound nothing.
     """
 
@@ -108,13 +117,15 @@ class Mechanism:
     replace_ratio: float = 2.0
 
     def __post_init__(self) -> None:
-        self.event()  # the checks of noise_multiplier and replace_ratio live there
+        Event(self.noise_multiplier, replace_ratio=self.replace_ratio)  # checks both
         if not self.clip_norm > 0:
             raise UsageError("a clip norm is positive")
         if not (0 <= self.slack < math.inf and 0 <= self.rounding < math.inf and 0 <= self.grid < math.inf):
             raise UsageError("grid, slack and rounding are finite and not negative")
         if self.grid and math.frexp(self.grid)[0] != 0.5:
             raise UsageError("a grid is a power of two, so that dividing by it is exact")
+        if self.grid and not _FINEST <= self.grid <= 1 / _FINEST:
+            raise UsageError("a grid lies between 2^-1000 and 2^1000; state the clip norm in other units")
         if self.noise_multiplier and not (self.grid and self.clip_norm < math.inf):
             raise UsageError("noise needs a finite clip norm and a grid")
 
@@ -130,39 +141,85 @@ class Mechanism:
         """
         return self.noise_multiplier * self.sensitivity() * (1 + 2.0**-48) if self.noise_multiplier else 0.0
 
-    def release(self, total: Total, noise: NoiseSource) -> Total:
-        """The rounded total plus its noise, float64, in the shape of `total` (array or tensor).
+    def release(self, total: Total, noise: Noise, divisor: float = 1.0) -> Total:
+        """The rounded total plus its noise, over a public divisor, in the shape of `total` (array or tensor).
 
-        Guarantee: that of the class. Charge `event()` to the ledger before calling this.
-        Edges: no noise -> the total as it is; an empty total -> empty.
-        Errors: UsageError for another dtype than float64 or int64; PrivacyRefused for a total that is not
-            finite or beyond 2^62 grid steps. Clipped sums are neither, whatever the data: it is a bug.
+        Returns: float64; float32 for a float32 tensor (rounded after the noise). On the device of `total`,
+            though all is computed on the CPU, where the noise is.
+        Guarantee: that of the class; dividing is post-processing. Charge `event()` to the ledger before.
+        Edges: no noise -> the total as it is, divided; an empty total -> empty.
+        Errors: UsageError for another dtype than float32, float64 or int64, or a divisor that is not positive;
+            PrivacyRefused for a total that is not finite or of a norm beyond 2^52 grid steps (a number beyond
+            2^62 for integers). Clipped sums are neither, whatever the data: it is a bug.
         """
-        values = total.detach().cpu().numpy() if isinstance(total, Tensor) else total
-        if values.dtype not in (np.float64, np.int64):
-            raise UsageError(
-                "a total is float64 or int64, so that nothing is rounded unseen; convert it before"
-            )
-        released = self._noised(values, noise) if self.noise_multiplier else values.astype(np.float64)
-        return torch.from_numpy(released) if isinstance(total, Tensor) else released
+        if not 0 < divisor < math.inf:
+            raise UsageError("the divisor of a release is a positive public number")
+        if str(total.dtype).removeprefix("torch.") not in _DTYPES:
+            raise UsageError("a total is float32, float64 or int64, so that nothing is rounded unseen")
+        if not isinstance(total, Tensor):
+            return self._released(torch.from_numpy(np.array(total)), noise, divisor, torch.float64).numpy()
+        kind = torch.float32 if total.dtype == torch.float32 else torch.float64
+        return self._released(total.detach().to("cpu"), noise, divisor, kind).to(total.device)
 
     def event(self, steps: int = 1, sampling_rate: float = 1.0) -> Event:
         """What `steps` releases cost, each over units drawn independently at `sampling_rate`."""
         return Event(self.noise_multiplier, sampling_rate, steps, self.replace_ratio)
 
-    def _noised(self, values: NDArray[Any], noise: NoiseSource) -> NDArray[np.float64]:
-        nearest = self._on_grid(values)
-        drawn = noise.gaussian_integers(values.size, self.std / self.grid).reshape(values.shape)
-        return np.asarray((nearest + drawn) * self.grid, dtype=np.float64)
+    def _released(self, total: Tensor, noise: Noise, divisor: float, kind: torch.dtype) -> Tensor:
+        if not self.noise_multiplier:
+            return total.to(kind) / divisor
+        flat, steps = total.reshape(-1), (self.std / self.grid, self.grid / divisor)
+        if total.dtype == torch.int64:
+            released = _noisy_integers(flat, steps, self.grid, noise)
+        else:
+            released = torch.empty(flat.shape, dtype=kind, device="cpu")
+            with np.errstate(all="ignore"):
+                _write_noisy(flat.numpy(), steps, 1 / self.grid, noise, released.numpy())
+        return released.view(total.shape)
 
-    def _on_grid(self, values: NDArray[Any]) -> NDArray[np.int64]:
-        if values.dtype == np.int64 and self.grid != 1:
-            # privacy: int64 / grid would round in float64 before the rounding that was charged.
-            raise UsageError("integer totals are released on grid 1; scale the mechanism, not the total")
-        scaled = values if values.dtype == np.int64 else np.rint(values / self.grid)
-        if not (np.isfinite(scaled) & (scaled > -_LIMIT) & (scaled < _LIMIT)).all():
-            raise PrivacyRefused("a total is not finite or too large for its grid; clip its contributions")
-        return scaled.astype(np.int64)
+
+def _write_noisy(
+    total: NDArray[Any], steps: tuple[float, float], inverse: float, noise: Noise, released: NDArray[Any]
+) -> None:
+    """Real totals, [p], rounded to their grid, plus noise; steps: the noise's std in grid steps, their worth."""
+    for start in range(0, len(total), _CHUNK):
+        part, place = total[start : start + _CHUNK], released[start : start + _CHUNK]
+        if start == 0 or len(part) < _CHUNK:
+            values, drawn = np.empty(len(part)), torch.empty(len(part), dtype=torch.float64, device="cpu")
+            added = drawn.numpy()
+        # privacy: float64 first, for a float32 quotient could overflow; the rounding is the one that was charged
+        if part.dtype != values.dtype:
+            np.copyto(values, part)
+        np.multiply(part if part.dtype == values.dtype else values, inverse, out=values)
+        np.rint(values, out=values)
+        _check(_small(values))
+        noise.fill(drawn, steps[0])
+        np.add(values, added, out=values)
+        np.multiply(values, steps[1], out=place if place.dtype == values.dtype else values)
+        if place.dtype != values.dtype:
+            np.copyto(place, values, casting="same_kind")
+
+
+def _small(values: NDArray[np.float64]) -> bool:
+    """Whether all numbers are below the limit, of which a sum of squares below its square is proof."""
+    rows = values.reshape(-1, _ROW) if values.size % _ROW == 0 else values[None]
+    return bool((np.vecdot(rows, rows) < _LIMIT**2).all())
+
+
+def _noisy_integers(total: Tensor, steps: tuple[float, float], grid: float, noise: Noise) -> Tensor:
+    """Integer totals, [p], plus noise."""
+    if grid != 1:
+        # privacy: int64 / grid would round in float64 before the rounding that was charged.
+        raise UsageError("integer totals are released on grid 1; scale the mechanism, not the total")
+    _check(bool(((total > -_WHOLE) & (total < _WHOLE)).all()))
+    drawn = torch.empty_like(total)
+    noise.fill(drawn, steps[0])
+    return (total + drawn).to(torch.float64) * steps[1]
+
+
+def _check(fits: bool) -> None:
+    if not fits:
+        raise PrivacyRefused("a total is not finite or too large for its grid; clip its contributions")
 
 
 def for_sums(sensitivity: float, noise_multiplier: float, replace_ratio: float) -> Mechanism:

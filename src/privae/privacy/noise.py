@@ -3,41 +3,66 @@
 import math
 import os
 import threading
-from functools import cache
-from typing import ClassVar, NoReturn
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from queue import SimpleQueue
+from typing import ClassVar, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
-from cryptography.hazmat.primitives.ciphers.modes import CTR
-from jaxtyping import Bool, Float64, Int64
-from mpmath.ctx_iv import MPIntervalContext
-from mpmath.ctx_mp import MPContext
+from cryptography.hazmat.primitives.ciphers.modes import GCM
+from jaxtyping import Float64, Int64
+from mpmath import libmp
 from numpy.typing import NDArray
 from torch import Tensor
 
 from privae.errors import PrivacyRefused, ResourceError, UsageError
 
-_BLOCK = 2**14  # pairs drawn at a time, so that the temporaries stay in the cache
-_DIGIT = 63  # bits of a word that are used: int64 -> float64 is one machine instruction, uint64 is not
-_MAX_WORDS = 2**41  # two words an AES block
+Drawn = Float64[Tensor, "*shape"] | Int64[Tensor, "*shape"]
+
+_PAIRS = 2**14  # drawn at a time: their temporaries, 1 MiB, stay in the cache
+_WORD = 64
+_MAX_WORDS = 2**32  # of one key
+_CHUNK = 2 * _PAIRS  # numbers that a thread hands over at a time
+_SLACK = bytes(16)  # some versions of `update_into` want a longer buffer than they fill
+_ZEROS = bytes(16 * _PAIRS)
+_UNIT = 2.0**-53  # the relative error of one float64 rounding
+_LOW, _HIGH, _WINDOW = 2.0**-9, 5.5, 2048 * _UNIT  # radii for which one window serves; see `_candidates`
+# mpmath remembers its constants, but not safely among threads: with these known, nobody writes them again
+libmp.mpf_pi(2**10), libmp.mpf_ln2(2**10)
+
+
+@runtime_checkable
+class Noise(Protocol):
+    """Where the noise of a release comes from."""
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the key was given by hand: whoever knows it can take the noise away."""
+
+    @property
+    def numbers_drawn(self) -> int:
+        """How many numbers were drawn, each of which costs TV_PER_NUMBER."""
+
+    def fill(self, out: Drawn, std: float) -> None:
+        """Fill `out` with Gaussian integers of standard deviation std: exact, rounded half up."""
 
 
 class NoiseSource:
     """A stream of secret coins under one fresh 256-bit key.
 
     The key comes from the operating system unless a test passes one; `fixed` tells which. It is never stored
-    on the object, printed, pickled or copied. The counter starts at 0 and only moves on, so no part of the
-    keystream is used twice; a forked child, which would repeat its parent's coins, is refused.
+    on the object, printed, pickled or copied. The counter only moves on, so no part of the keystream is used
+    twice; a forked child, which would repeat its parent's coins, is refused. Threads may share a source.
 
     Guarantee: integers are distributed as an ideal Gaussian rounded half up, up to a total variation of
-        TV_PER_NUMBER each (see `gaussian_integers`), if the keystream is uniform. Assumed, not proved: that
-        AES-256 is a pseudorandom permutation. Its counter mode then differs from uniform by at most
-        b^2 / 2^129 over b blocks; the source refuses to go beyond 2^40 blocks (16 TiB), that is 2^-49.
-        How long a draw takes is not protected.
-    Errors: UsageError for a key that is not 32 bytes; PrivacyRefused in a forked process and on any attempt
-        to copy or pickle; ResourceError when the keystream of one key is used up.
+        TV_PER_NUMBER each (see `fill`), if the keystream is uniform. Assumed, not proved: that AES-256 is a
+        pseudorandom permutation. Its values at distinct counters then differ from uniform by at most
+        b^2 / 2^129 over b blocks: 2^-67 for the 2^31 blocks that one key gives, after which the next 32 bytes
+        of its own keystream, used for nothing else, take its place. How long a draw takes is not protected.
+    Errors: UsageError for a key that is not 32 bytes; PrivacyRefused after a fork, and for a copy or a pickle.
 
     >>> NoiseSource(bytes(32))
     NoiseSource(fixed=True, numbers_drawn=0)
@@ -48,12 +73,11 @@ class NoiseSource:
     def __init__(self, key: bytes | None = None) -> None:
         if key is not None and len(key) != 32:
             raise UsageError("the key of a NoiseSource is 32 bytes; leave it out to draw a secret one")
-        self.fixed = key is not None
-        self.numbers_drawn = 0
-        self._stream = Cipher(AES256(os.urandom(32) if key is None else key), CTR(bytes(16))).encryptor()
-        self._words_drawn = 0
-        self._process = os.getpid()
-        self._lock = threading.Lock()
+        self.fixed, self.numbers_drawn = key is not None, 0
+        self._start(os.urandom(32) if key is None else key)
+        self._parent: NoiseSource | None = None
+        self._process, self._lock = os.getpid(), threading.RLock()
+        self._desk: _Desk | None = None
 
     def __repr__(self) -> str:
         return f"NoiseSource(fixed={self.fixed}, numbers_drawn={self.numbers_drawn})"
@@ -62,20 +86,17 @@ class NoiseSource:
         # privacy: a copy would draw the same coins again.
         raise PrivacyRefused("a NoiseSource is never copied or written to disk; make a new one instead")
 
+    def child(self) -> "NoiseSource":
+        """A source of its own under the next 32 bytes of this keystream; its numbers count here as well."""
+        source = NoiseSource(self.words(4).tobytes())
+        source.fixed, source._parent = self.fixed, self
+        return source
+
     def words(self, count: int) -> NDArray[np.uint64]:
         """The next `count` words of the keystream, [count]."""
-        if os.getpid() != self._process:
-            # privacy: parent and child hold the same key and counter.
-            raise PrivacyRefused("a NoiseSource does not survive a fork; make one inside each process")
-        with self._lock:
-            if self._words_drawn + count > _MAX_WORDS:
-                raise ResourceError("the keystream of this NoiseSource is used up; make a new one")
-            self._words_drawn += count
-            return np.frombuffer(self._stream.update(bytes(8 * count)), dtype="<u8")
-
-    def uniform(self, count: int) -> NDArray[np.float64]:
-        """Odd multiples of 2^-53 inside (0, 1), equally likely, [count]. Never to make noise from."""
-        return ((self.words(count) >> 12).astype(np.float64) + 0.5) * 2.0**-52
+        raw = bytearray(8 * count) + _SLACK
+        self._draw(bytes(8 * count), raw)
+        return np.frombuffer(raw, dtype="<u8", count=count)
 
     def bernoulli(self, count: int, rate: float) -> NDArray[np.bool_]:
         """Independent coins, each true with probability floor(rate 2^64) / 2^64, [count].
@@ -88,115 +109,292 @@ class NoiseSource:
         if not 0 <= rate <= 1:
             raise UsageError("a sampling rate lies between 0 and 1")
         words = self.words(count)
-        if rate == 1:
-            return np.ones(count, dtype=np.bool_)
-        return words < np.uint64(int(rate * 2.0**64))
+        return words < np.uint64(int(rate * 2.0**64)) if rate < 1 else np.ones(count, dtype=np.bool_)
 
     def gaussian_integers(self, count: int, std: float) -> NDArray[np.int64]:
-        """Independent draws of floor(Y + 1/2) with Y ~ N(0, std^2), [count].
-
-        Guarantee: exact. A pair of ideal normals is y = std sqrt(-2 ln U) (cos, sin)(2 pi V) with U, V
-            uniform on the real interval (0, 1), whose binary digits are keystream bits, drawn only as far as
-            they are needed. Float64 gives a candidate and a window that contains y whatever the digits not
-            yet drawn (proof at `_candidates`). If no half-integer lies in the window, every continuation of
-            the digits rounds to the candidate. Otherwise digits are added until an outward-rounded interval
-            of the *same* y holds no half-integer, which ends with probability 1. So the result is a function
-            of the ideal pair alone: there is no tail cut, no gap and no floating-point law to account for.
-            TV_PER_NUMBER pays for |Y| > 40 std, which need not fit in 64 bits (less than e^-799).
-        Edges: std 0 -> zeros; the exact path takes about 0.2 ms a pair, and is taken for a share of about
-            std 2^-43 of the numbers, so a std above 2^36 is slow, not wrong.
-        Errors: UsageError for a negative or non-finite std, or one with 40 std >= 2^62.
-        Source: lazy digits: Karney 2013, arXiv:1303.6257.
+        """Independent draws of floor(Y + 1/2) with Y ~ N(0, std^2), [count]; everything else as in `fill`.
 
         >>> NoiseSource(bytes(32)).gaussian_integers(5, 3.0)
-        array([-3, -3, -2,  1, -1])
+        array([-2, -5,  1, -1,  1])
         """
-        if not 0 <= std * 40 < 2.0**62:
-            raise UsageError("a noise std lies between 0 and 2^56 grid steps; choose a coarser grid")
-        if std == 0:
-            return np.zeros(count, dtype=np.int64)
+        out = torch.empty(count, dtype=torch.int64, device="cpu")
+        self.fill(out, std)
+        return out.numpy()
+
+    def fill(self, out: Drawn, std: float) -> None:
+        """Fill `out` with independent draws of floor(Y + 1/2), Y ~ N(0, std^2), exact integers.
+
+        Shapes: out, float64 or int64, of any shape, on any device.
+        Guarantee: exact. A pair of ideal normals is y = std sqrt(-2 ln |X|) (cos, sin)(pi T) with X, T uniform
+            on the real interval (-1, 1), whose binary digits are keystream bits, drawn only as far as they are
+            needed. Float64 gives a candidate, and a bound of its distance from y whatever the digits not drawn
+            (proof at `_candidates`). If no half-integer lies that close, every continuation of the digits rounds
+            to the candidate. Otherwise digits and precision grow until a bound proved in the same way excludes
+            every half-integer (`_rounded`), which ends with probability 1. So the result is a function of the
+            ideal pair alone: no tail cut, no gap, no floating-point law. TV_PER_NUMBER pays for |Y| > 40 std
+            (less than e^-799), which need not fit in `out`.
+        Edges: std 0 -> zeros, not counted; std below 1/128, where 40 std rounds to 0 -> zeros. About std 2^-45 of
+            the pairs take the exact path (from 2^46 on, all), 0.1 ms each: above 2^32 it is slow, not wrong.
+        Errors: UsageError for a negative or non-finite std, or 40 std >= 2^52 (2^62 for int64).
+        Source: lazy digits: Karney 2013, arXiv:1303.6257.
+        """
+        most = 2.0**52 if out.dtype == torch.float64 else 2.0**62
+        if not 0 <= std * 40 < most:
+            raise UsageError("the noise does not fit its integers; choose a coarser grid")
+        _check_process(self._process)
+        self._count(out.numel() if std else 0)
+        if std < 2.0**-7:
+            out.detach().zero_()
+            return
+        plain = out.dtype == torch.float64 and out.device.type == "cpu" and out.is_contiguous()
+        values = out.detach().view(-1).numpy() if plain else np.empty(out.numel())
+        if std * 40 >= 2.0**52:
+            digits = self.words(values.size + values.size % 2).view(np.int64).reshape(-1, 2)
+            values = np.array([self._resolved(int(u), int(t), std) for u, t in digits], np.int64).ravel()
+        else:
+            with _one_thread():
+                for start in range(0, values.size, 2 * _PAIRS):
+                    self._block(values[start : start + 2 * _PAIRS], std)
+        if not plain:
+            out.detach().copy_(torch.from_numpy(values[: out.numel()]).view(out.shape))
+
+    def _start(self, key: bytes) -> None:
+        # GCM is counter mode; it alone reaches the wide instructions of the processor, which halve the time.
+        self._stream = Cipher(AES256(key), GCM(bytes(12))).encryptor()
+        self._words_drawn = 0
+
+    def _draw(self, zeros: bytes | memoryview, into: bytearray) -> None:
+        """Write the next len(zeros) bytes of the keystream to the head of `into`."""
+        _check_process(self._process)
+        count = len(zeros) // 8
+        if count > _MAX_WORDS - 4:
+            raise ResourceError("more coins were asked for at once than one key gives; draw them in parts")
         with self._lock:
-            self.numbers_drawn += count
-        pairs = (count + 1) // 2
-        blocks = [self._block(min(_BLOCK, pairs - start), std) for start in range(0, pairs, _BLOCK)]
-        return np.concatenate([np.empty(0, np.int64), *blocks])[:count]
+            if self._words_drawn + count > _MAX_WORDS - 4:
+                self._start(self._stream.update(bytes(32)))
+            self._words_drawn += count
+            self._stream.update_into(zeros, into)
 
-    def _block(self, pairs: int, std: float) -> NDArray[np.int64]:
-        digits = (self.words(3 * pairs) >> 1).view(np.int64).reshape(3, pairs)
-        candidates, decided = _candidates(torch.from_numpy(digits), std)
-        values = candidates.numpy()
-        for pair in np.flatnonzero(~decided.all(dim=0).numpy()):
-            first, second, angle = (int(digit) for digit in digits[:, pair])
-            values[:, pair] = self._resolved(first << _DIGIT | second, angle, std)
-        return values.ravel()
+    def _count(self, numbers: int) -> None:
+        with self._lock:
+            self.numbers_drawn += numbers
+        if self._parent is not None:
+            self._parent._count(numbers)
 
-    def _resolved(self, uniform: int, angle: int, std: float) -> tuple[int, int]:
-        """Both integers of a pair, from as many further digits of its uniform and angle as it takes."""
-        length, pair = 1, None
+    def _block(self, values: NDArray[np.float64], std: float) -> None:
+        """Fill values, [at most 2 _PAIRS]."""
+        pairs = (values.size + 1) // 2
+        rounded = values.reshape(2, pairs) if values.size % 2 == 0 else np.empty((2, pairs))
+        with self._lock, np.errstate(all="ignore"):
+            self._desk = self._desk or _Desk(_PAIRS)
+            desk = self._desk if pairs == _PAIRS else _Desk(pairs)
+            self._draw(memoryview(_ZEROS)[: 16 * pairs], desk.raw)
+            for pair in _candidates(desk, std, rounded):
+                rounded[:, pair] = self._resolved(int(desk.uniform[pair]), int(desk.turn[pair]), std)
+        if values.size % 2:
+            values[:] = rounded.ravel()[:-1]
+
+    def _resolved(self, uniform: int, turn: int, std: float) -> tuple[int, int]:
+        """Both integers of a pair, from as many further words of its uniform and its turn as it takes."""
+        words, pair = 1, None
         while pair is None:
-            more = self.words(2) >> 1
-            uniform, angle = uniform << _DIGIT | int(more[0]), angle << _DIGIT | int(more[1])
-            length += 1
-            pair = _rounded(uniform, angle, length, std)
+            more = self.words(2)
+            uniform, turn = uniform << _WORD | int(more[0]), turn << _WORD | int(more[1])
+            words += 1
+            pair = _rounded(uniform, turn, words, std)
         return pair
 
 
-def _candidates(digits: Int64[Tensor, "3 n"], std: float) -> tuple[Int64[Tensor, "2 n"], Bool[Tensor, "2 n"]]:
-    """Rounded pairs, and whether they are already certain.
+def _check_process(process: int) -> None:
+    if os.getpid() != process:
+        # privacy: parent and child hold the same key and counter.
+        raise PrivacyRefused("a NoiseSource does not survive a fork; make one inside each process")
 
-    Proof of the window, with v = 2^-53. Assumed of the library: sqrt, log, cos and sin err by at most 16
-    units in the last place of their result (glibc, SLEEF, SVML and MKL document 4 or less; a test measures).
-    U lies in [k, k + 1) 2^-126 with k >= 2^63. Its float64 form errs by 2.02 v relatively: two conversions
-    and a sum, both parts rounded relatively, so that small U keep their exponent, and the digits not drawn,
-    2^-63. Hence -2 ln U moves by at most 4.1 v, and |a - b| <= |a^2 - b^2| / b makes that 4.1 v / r in the
-    radius r. Relative to r: log 32 v, sqrt 32 v. Relative to 1, times r: cos or sin 32 v, its angle 20 v
-    (2 pi times three roundings, and 2 pi 2^-63 for the digits not drawn), two products 2 v. Together below
-    119 v r + 4.1 v / r; the window takes 128 v r + 8 v / r, and 2^-50 for the distance itself. A pair with
-    k < 2^63 is never certain, nor is anything that overflowed: every comparison with nan or with an infinite
-    window is false.
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch's operations to the calling thread: they are too short for a team of threads."""
+    threads = torch.get_num_threads()
+    if threads > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if threads > 1:
+            torch.set_num_threads(threads)
+
+
+class _Desk:
+    """Room for the digits and the temporaries of some pairs; the same memory as arrays and as tensors."""
+
+    def __init__(self, pairs: int) -> None:
+        self.raw = bytearray(16 * pairs) + _SLACK
+        self.uniform, self.turn = np.frombuffer(self.raw, np.int64, 2 * pairs).reshape(2, pairs)
+        self.radius, self.ideal = np.empty(pairs), np.empty((2, pairs))
+        with torch.inference_mode(mode=False):
+            self.uniform_, self.turn_ = torch.from_numpy(self.uniform), torch.from_numpy(self.turn)
+            self.radius_ = torch.from_numpy(self.radius)
+            self.cosine_, self.sine_ = torch.from_numpy(self.ideal)
+
+
+def _candidates(desk: _Desk, std: float, rounded: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Round the pairs of a desk, [2, n]; returns the pairs that are not certain. Leaves their distance in `ideal`.
+
+    Proof of the windows, with v = 2^-53. Assumed of torch: log, cos and sin err by at most 16 units in the last
+    place of their result (SLEEF, SVML and MKL document 4 or less; a test measures), that is 32 v relatively, and
+    sqrt by one. A word k leaves X open in [k, k + 1] 2^-63, the other word T alike. Let |k| >= 2^20, and let r be
+    the exact radius sqrt(-2 ln u) of the float64 u that |k| 2^-63 is rounded to.
+    Digits: u differs from |X| by a factor within 1 +- (v + 1/|k|) 1.0001, so -2 ln by 2.001 (v + 1/|k|), and since
+        |a - b| <= |a^2 - b^2| / a, the ideal radius differs from r by at most 2.001 (v + 1/|k|) / r.
+    Radius, relative to r: log 32 v and two products 2 v, halved by the root, whose own error is 2 v: 19.1 v.
+    Wave, relative to 1: the angle 3 v pi (two roundings and pi) and pi 2^-63 for its digits, cos or sin 32 v:
+        41.6 v. Their product adds v. All together |computed - y| <= std (62 v r + 2.01 (v + 1/|k|) / r).
+    Subtracting the nearest integer n is exact (Sterbenz): y rounds to n if 1/2 - |computed - n| is larger.
+    One window for a block: 1/|k| <= 1.01 v 2^-10 e^(r^2/2) makes the bound convex in r, so it is largest at the
+        ends of [2^-9, 5.5]: 1031 v and 1680 v. The window takes 2048 v std, which for std >= 2^-7 also pays for
+        computing it. Where it fails (in one block of 25 at std 2^17, in two of three at 2^26), a second look
+        takes std (64 v r + 3 (v + 1/|k|) / r) + v for each such pair.
+    Comparisons with nan are false, and then a pair is not certain.
     """
-    first, second, angle = digits.to(torch.float64)
-    uniform = first * 2.0**-63 + second * 2.0**-126
-    radius = uniform.log().mul(2).abs().sqrt()  # abs, for -2 ln 1 is -0.0, whose reciprocal is -inf
-    angle = angle * (2 * math.pi * 2.0**-63)
-    ideal = std * radius * torch.stack([angle.cos(), angle.sin()])
-    low, fraction = _split(ideal)
-    window = std * (radius * 2.0**-46 + 2.0**-50 / radius) + 2.0**-50
-    decided = ((fraction - 0.5).abs() > window) & (first > 0)
-    return (low + (fraction >= 0.5)).to(torch.int64), decided
+    desk.radius_.copy_(desk.uniform_)
+    np.multiply(desk.radius, 2.0**-63, out=desk.radius)
+    np.abs(desk.radius, out=desk.radius)
+    torch.log(desk.radius_, out=desk.radius_)
+    np.multiply(desk.radius, -2.0 * std * std, out=desk.radius)
+    torch.sqrt(desk.radius_, out=desk.radius_)
+    desk.cosine_.copy_(desk.turn_)
+    np.multiply(desk.ideal[0], math.pi * 2.0**-63, out=desk.ideal[0])
+    torch.sin(desk.cosine_, out=desk.sine_)
+    torch.cos(desk.cosine_, out=desk.cosine_)
+    np.multiply(desk.ideal, desk.radius, out=desk.ideal)
+    np.rint(desk.ideal, out=rounded)
+    np.subtract(desk.ideal, rounded, out=desk.ideal)
+    edge, low, high = 0.5 - std * _WINDOW, std * _LOW, std * _HIGH
+    far = -edge < desk.ideal.min() and desk.ideal.max() < edge
+    if far and low <= desk.radius.min() and desk.radius.max() <= high:
+        return np.empty(0, np.intp)
+    clear = ((desk.ideal > -edge) & (desk.ideal < edge)).all(axis=0)
+    clear &= (desk.radius >= low) & (desk.radius <= high)
+    return _uncertain(desk, std, np.flatnonzero(~clear))
 
 
-def _split(values: Float64[Tensor, "2 n"]) -> tuple[Float64[Tensor, "2 n"], Float64[Tensor, "2 n"]]:
-    low = values.floor()
-    return low, values - low
+def _uncertain(desk: _Desk, std: float, pairs: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Those of some pairs that their own windows leave open (proof at `_candidates`)."""
+    radius = desk.radius[pairs] / std
+    known = np.abs(desk.uniform[pairs].astype(np.float64))
+    window = std * (64 * _UNIT * radius + 3 * (_UNIT + 1 / known) / radius) + _UNIT
+    certain = 0.5 - np.abs(desk.ideal[:, pairs]).max(axis=0) > window
+    return np.asarray(pairs[~(certain & (radius > 0) & (known >= 2.0**20))])
 
 
-def _rounded(uniform: int, angle: int, length: int, std: float) -> tuple[int, int] | None:
-    """Rounded pair for U in [uniform, uniform + 1] 2^-63(length+1), V in [angle, angle + 1] 2^-63 length.
+def _rounded(uniform: int, turn: int, words: int, std: float) -> tuple[int, int] | None:
+    """Rounded pair for |X| in |[uniform, uniform + 1]| 2^(1 - 64 words), T likewise; None where still open.
 
-    None when the interval of either number still holds a half-integer.
+    Proof: the formula and the bound of `_candidates`, with v = 2^(11 - 64 words) for 2^-53: the digits not drawn
+    weigh in v as they do there, and the arithmetic, 64 bits longer than the digits, errs by far less than v.
     """
-    if uniform == 0:
+    bits = _WORD * words
+    if not 2**20 <= abs(uniform) < 1 << bits - 1:
         return None
-    intervals, points = _arithmetic(length)
-    u = intervals.mpf([uniform, uniform + 1]) / 2 ** (_DIGIT * (length + 1))
-    turn = intervals.mpf([angle, angle + 1]) / 2 ** (_DIGIT * length)
-    radius = intervals.mpf(std) * intervals.sqrt(-2 * intervals.log(u))
-    theta = 2 * intervals.pi * turn
-    pair = []
-    for wave in (intervals.cos(theta), intervals.sin(theta)):
-        shifted = radius * wave + intervals.mpf(0.5)
-        low, high = (int(points.floor(points.mpf(end))) for end in (shifted.a, shifted.b))
-        if low != high:
-            return None
-        pair.append(low)
-    return pair[0], pair[1]
+    precision = bits + _WORD
+    logarithm = libmp.mpf_log(libmp.from_man_exp(abs(uniform), 1 - bits), precision)
+    radius = libmp.mpf_sqrt(libmp.mpf_mul(logarithm, libmp.from_int(-2)), precision)
+    angle = libmp.mpf_mul(libmp.mpf_pi(precision), libmp.from_man_exp(turn, 1 - bits))
+    scaled = libmp.mpf_mul(radius, libmp.from_float(std))
+    values = [libmp.mpf_mul(scaled, wave) for wave in libmp.mpf_cos_sin(angle, precision)]
+    fixed = [libmp.to_fixed(value, bits) + (1 << bits - 1) for value in values]
+    size, unit = libmp.to_float(radius), math.ldexp(1.0, 11 - bits)
+    window = std * (64 * unit * size + 3 * (unit + 1 / abs(uniform)) / size)
+    pair = [int(value >> bits) for value in fixed]
+    margin, one = int(math.ldexp(window, bits)) + 2, 1 << bits
+    clear = all(margin < value % one < one - margin for value in fixed)
+    return (pair[0], pair[1]) if clear else None
 
 
-@cache
-def _arithmetic(length: int) -> tuple[MPIntervalContext, MPContext]:
-    """Outward-rounded interval arithmetic that resolves `length` digits, and a context to read its ends."""
-    intervals, points = MPIntervalContext(), MPContext()
-    intervals.prec = _DIGIT * length + 192
-    points.prec = 2 * intervals.prec
-    return intervals, points
+@contextmanager
+def ahead(source: NoiseSource, std: float, numbers: int) -> Iterator[Noise]:
+    """A Noise of one std, of which a thread keeps `numbers` numbers ready (8 bytes each) while other work runs.
+
+    They are those of source.child(), in its order, whatever the timing; at the end of the block, what is left is
+    thrown away unseen.
+    Errors: UsageError from `fill` for another std, or after the block; PrivacyRefused in a forked process; what
+        goes wrong in the thread is raised by the next `fill`.
+    """
+    with closing(_Ahead(source.child(), std, numbers)) as noise:
+        yield noise
+
+
+class _Ahead:
+    """The side of `ahead` that gives; chunks go round between two queues."""
+
+    def __init__(self, source: NoiseSource, std: float, numbers: int) -> None:
+        self._source, self._std, self._lock = source, std, threading.Lock()
+        self._free: SimpleQueue[Tensor | None] = SimpleQueue()
+        self._ready: SimpleQueue[Tensor | BaseException] = SimpleQueue()
+        self._closed, self._used = False, 0
+        self._chunk: Tensor | None = None
+        with torch.inference_mode(mode=False):
+            for chunk in torch.empty(-(-numbers // _CHUNK) + 1, _CHUNK, dtype=torch.float64, device="cpu"):
+                self._free.put(chunk)
+        threads, started = torch.get_num_threads(), threading.Event()
+        self._thread = threading.Thread(
+            target=self._produce, args=(started,), name="privae noise", daemon=True
+        )
+        self._thread.start()
+        started.wait()
+        torch.set_num_threads(threads)  # else the thread's own number would be that of threads to come
+
+    @property
+    def fixed(self) -> bool:
+        return self._source.fixed
+
+    @property
+    def numbers_drawn(self) -> int:
+        return self._source.numbers_drawn
+
+    def fill(self, out: Drawn, std: float) -> None:
+        """Fill `out` with the next numbers, waiting for the thread where they are not ready yet."""
+        if std != self._std or self._closed:
+            raise UsageError("noise is drawn ahead for one std and one block; ask its source for other noise")
+        _check_process(self._source._process)  # the thread does not live on in a forked process
+        flat = out.detach().view(-1) if out.is_contiguous() else torch.empty(out.numel(), dtype=out.dtype)
+        done = 0
+        with self._lock:
+            while done < flat.numel():
+                chunk = self._present()
+                taken = min(flat.numel() - done, _CHUNK - self._used)
+                flat[done : done + taken].copy_(chunk[self._used : self._used + taken])
+                self._used, done = self._used + taken, done + taken
+        if not out.is_contiguous():
+            out.detach().copy_(flat.view(out.shape))
+
+    def close(self) -> None:
+        """End the thread, after the chunk that it is at."""
+        self._closed = True
+        self._free.put(None)
+        self._ready.put(UsageError("the block that drew noise ahead has ended; ask its source for noise"))
+        self._thread.join()
+
+    def _present(self) -> Tensor:
+        """The chunk that numbers are taken from."""
+        if self._chunk is None or self._used == _CHUNK:
+            if self._chunk is not None:
+                self._free.put(self._chunk)
+            self._chunk, self._used = None, 0
+            item = self._ready.get()
+            if not isinstance(item, Tensor):
+                self._ready.put(item)  # for the next one who asks
+                raise item
+            self._chunk = item
+        return self._chunk
+
+    def _produce(self, started: threading.Event) -> None:
+        torch.get_num_threads()  # torch gives a thread its number when first asked, and would undo the next line
+        torch.set_num_threads(1)
+        started.set()
+        try:
+            while (chunk := self._free.get()) is not None and not self._closed:
+                self._source.fill(chunk, self._std)
+                self._ready.put(chunk)
+        except BaseException as error:  # noqa: BLE001  raised where the numbers are asked for
+            self._ready.put(error)

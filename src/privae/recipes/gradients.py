@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from privae.errors import DataError, UsageError
 from privae.models.elbo import elbo
 from privae.models.latent import LatentModel
-from privae.models.likelihoods import Categorical, Likelihood
+from privae.models.likelihoods import Bernoulli, Categorical, Likelihood
 from privae.models.networks import Autoencoder, Network, NetworkConfig
 from privae.plan import MICRO_BATCH, Phase
+from privae.privacy.clipping import Kind, Quantile
 from privae.privacy.gradients import (
     Loss,
     Precision,
@@ -29,7 +30,10 @@ from privae.privacy.mechanism import Mechanism
 from privae.privacy.noise import NoiseSource
 from privae.privacy.sampling import Poisson
 from privae.recipes.phases import Budget, Draft, Run, statistics
+from privae.training.bound import Rule
 from privae.training.loop import Objective, Release, Schedule, train
+from privae.training.optimizers import Name
+from privae.training.state import block_of
 from privae.training.watch import Watch
 
 GRADIENTS, LABELS = "gradients", "label counts"
@@ -37,6 +41,9 @@ _LABEL_SHARE = 0.02
 _GRADIENT_SHARE = 0.3  # of the budget, where gradients refine what statistics began
 _CERTAIN = 5.0
 _PROBES = 6
+_CPU = torch.device("cpu")
+_QUANTILE_RATE = 0.2  # how fast the clip norm follows its quantile
+_UNFOLDED = (nn.modules.conv._ConvNd,)
 WARM_ROWS = 20_000  # samples that an encoder is warm-started on
 _WARM_STEPS, _WARM_BATCH = 400, 256
 
@@ -46,6 +53,8 @@ class Training:
     """Public choices of a gradient phase, with defaults for tens of thousands of records.
 
     batch: expected records a step (the sampling rate is batch / rows); None = 5 % of the rows, 30 to 3,000.
+    clip_norm, clipping, clip_quantile: see `Clipping` and `Quantile`; with a quantile, clip_norm is the first one.
+    precision, bfloat16: see `Summation`; bfloat16 has no effect where the processor cannot multiply such numbers.
     """
 
     latent: int = 16
@@ -54,7 +63,11 @@ class Training:
     batch: int | None = None
     clip_norm: float = 1.0
     learning_rate: float = 2e-3
+    optimizer: Literal["sgd", "adam", "adam corrected"] = "adam"
+    clipping: Kind = "flat"
+    clip_quantile: float | None = None
     precision: Precision = "proved"
+    bfloat16: bool = True
 
     def sampling_rate(self, rows: int) -> float:
         """Expected batch over declared rows, at most 1."""
@@ -83,6 +96,9 @@ def draft(inputs: int, classes: int, network: nn.Module, training: Training, bud
         steps=training.steps,
         size=size,
         precision=training.precision,
+        bfloat16=training.bfloat16,
+        clipping=training.clipping,
+        quantile=training.clip_quantile,
     )
     counts = [statistics(LABELS, share, 1.0, math.sqrt(2), size=classes)] if classes > 1 else []
     batch = phase.sampling_rate * budget.rows
@@ -93,6 +109,7 @@ def draft(inputs: int, classes: int, network: nn.Module, training: Training, bud
             "latent": training.latent,
             "hidden": "-".join(map(str, training.hidden)),
             "learning_rate": training.learning_rate,
+            "optimizer": training.optimizer,
             "inputs": inputs,
         },
         rows_needed=lambda noisy: noisy[-1].noise_multiplier * math.sqrt(size) / phase.sampling_rate / 2,
@@ -126,11 +143,13 @@ def fit(
         network, likelihood, torch.full((classes,), 1.0 / classes, dtype=torch.float64), latent
     )
     probe = _probe(likelihood, classes, latent)
-    summation = checked(network, _loss(likelihood, classes), probe, _precision(run))
+    trained = replace(likelihood, slope_only=True) if isinstance(likelihood, Bernoulli) else likelihood
+    loss = _loss(trained, classes)
+    summation = checked(network, loss, probe, drafted(run, GRADIENTS), run.device)
     weights = _label_shares(run, labels, classes) if classes > 1 else empty.weights
     condition = empty.condition(torch.from_numpy(labels))
     parts = (x,) if condition is None else (x, condition)
-    train_phase(run, GRADIENTS, network, Objective(_loss(likelihood, classes), latent, summation), parts)
+    train_phase(run, GRADIENTS, network, Objective(loss, latent, summation), parts)
     return LatentModel(network.eval(), likelihood, weights, latent)
 
 
@@ -147,27 +166,66 @@ def train_phase(
         phase.steps,
         phase.sampling_rate * run.plan.rows,
         learning_rate=float(run.plan.settings.get("learning_rate") or 2e-3),
+        optimizer=cast("Name", run.plan.settings.get("optimizer") or "adam"),
         warm_up=10,
         cosine=True,
         average=0.97,
-        block=phase.steps,
+        block=block_of(phase.steps),
     )
     release = Release(
-        Poisson(phase.sampling_rate), phase.mechanism(), run.noise, lambda event: run.charge(name, event)
+        Poisson(phase.sampling_rate),
+        phase.mechanism(),
+        run.noise,
+        lambda event: run.charge(name, event),
+        Rule(phase.clipping, _quantile(phase, schedule.expected_batch_size)),
     )
-    train(network, objective, parts, release, schedule, run.watch)
+    if objective.summation.path == "vmap":
+        run.watch.note("a layer of this network has no rule: gradients are formed one by one, which is slow")
+    train(network, objective, parts, release, schedule, run.watch, run.hands(name))
+    network.cpu()
 
 
-def checked(network: nn.Module, loss: Loss, probe: tuple[Tensor, ...], precision: Precision) -> Summation:
-    """The summation for this network, after refusing one that mixes the probe's records, in full blocks too.
+def _quantile(phase: Phase, expected: float) -> Quantile | None:
+    if phase.quantile is None:
+        return None
+    # votes noisier than three times the gradients cost these at most 6 % more noise
+    votes = max(expected / 10, 3 * phase.noise_multiplier, 1.0)
+    return Quantile(phase.quantile, _QUANTILE_RATE, votes, phase.sensitivity)
 
-    What a probe cannot see (see `refuse_mixing`) is trusted: the code and the first weights of one's own network.
+
+def checked(
+    network: nn.Module, loss: Loss, probe: tuple[Tensor, ...], planned: Summation, device: torch.device = _CPU
+) -> Summation:
+    """The summation for this network, moved to its device, after refusing one that mixes the probe's records.
+
+    In full blocks, too. planned: precision, and a block for the expected batch. What a probe cannot see (see
+    `refuse_mixing`) is trusted: the code and the first weights of one's own network.
     """
+    # the arithmetic that is probed is the one that runs
+    network.to(device)
+    probe = tuple(part.to(device) for part in probe)
     refuse_mixing(network, loss, probe)
     path = supported(network, loss, probe)
-    summation = Summation(path, precision, MICRO_BATCH[path])
+    # small blocks keep unfolded images and the gradients of single records in the cache
+    wide = path == "vmap" or any(isinstance(layer, _UNFOLDED) for layer in network.modules())
+    summation = replace(planned, path=path, micro_batch=MICRO_BATCH[0] if wide else planned.micro_batch)
     refuse_mixing_in_blocks(network, loss, probe, summation)
     return summation
+
+
+def drafted(run: Run, name: str) -> Summation:
+    """The planned precision of a gradient phase, and a block for its expected batch."""
+    phase = run.plan.phase(name)
+    if phase is None or run.plan.rows is None:
+        return Summation()
+    expected = phase.sampling_rate * run.plan.rows / run.group.size
+    return Summation("by rule", phase.precision, _block(expected), phase.bfloat16)
+
+
+def _block(expected: float) -> int:
+    """Records of a block: nearly every drawn batch fits in one, or in several full ones."""
+    least, most = MICRO_BATCH
+    return min(max(8 * math.ceil((expected + 3 * math.sqrt(expected)) / 8), least), most)
 
 
 def joined(first: Draft, trained: Draft) -> Draft:
@@ -187,7 +245,9 @@ def refine(run: Run, network: Network, cells: Tensor, likelihood: Categorical) -
     """Go on training a warm-started network on real records, by the plan's gradient phase."""
     latent = network.config.latent
     loss = _loss(likelihood, 1)
-    summation = checked(network.train(), loss, _probe(likelihood, 1, latent), _precision(run))
+    summation = checked(
+        network.train(), loss, _probe(likelihood, 1, latent), drafted(run, GRADIENTS), run.device
+    )
     train_phase(run, GRADIENTS, network, Objective(loss, latent, summation), (cells,))
     network.eval()
 
@@ -245,11 +305,6 @@ def _probe(likelihood: Likelihood, classes: int, latent: int) -> tuple[Tensor, .
     if classes == 1:
         return (x, noise)
     return (x, torch.eye(classes)[torch.arange(_PROBES) % classes], noise)
-
-
-def _precision(run: Run) -> Precision:
-    phase = run.plan.phase(GRADIENTS)
-    return phase.precision if phase else "proved"
 
 
 def _label_shares(run: Run, labels: NDArray[np.int64], classes: int) -> Tensor:

@@ -20,7 +20,7 @@ from privae.models.priors import GaussianClasses
 from privae.plan import Phase
 from privae.privacy.clipping import clip_to_grid
 from privae.recipes import moments
-from privae.recipes.gradients import checked, train_phase
+from privae.recipes.gradients import checked, drafted, train_phase
 from privae.recipes.moments import BOUND, Array, Integers
 from privae.recipes.phases import Budget, Draft, Run, statistics
 from privae.training.loop import Objective
@@ -222,13 +222,12 @@ def _decoder_phase(rows: int, latent: int, shape: tuple[int, int], share: float)
         sampling_rate=expected / rows,
         steps=_DECODER_STEPS,
         size=size,
+        bfloat16=True,
     )
 
 
 def _with_decoder(run: Run, model: ImageModel, images: Tensor, labels: Tensor) -> ImageModel:
     """The model with its residual decoder trained by noisy clipped gradients; the encoder is released already."""
-    phase = run.plan.phase(DECODER)
-    assert phase is not None
     codes = model.embed(images)
     base = model.codes.decode(
         torch.cat([codes, codes.new_zeros(len(codes), model.codes.spread.shape[0] - codes.shape[1])], 1)
@@ -248,6 +247,6 @@ def _with_decoder(run: Run, model: ImageModel, images: Tensor, labels: Tensor) -
     public, count = torch.Generator().manual_seed(1), 6
     widths = [part.shape[1] for part in parts] + [latent]
     probe = tuple(torch.rand(count, width, generator=public) for width in widths)
-    summation = checked(decoder, loss, probe, phase.precision)
+    summation = checked(decoder, loss, probe, drafted(run, DECODER), run.device)
     train_phase(run, DECODER, decoder, Objective(loss, latent, summation), parts)
     return ImageModel(model.height, model.width, model.codes, model.prior, decoder.eval())

@@ -1,4 +1,4 @@
-"""What every recipe shares: phases become releases through one mechanism, one noise source and one ledger."""
+"""What every recipe shares: phases become releases through one mechanism, one noise source and one set of books."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from privae.errors import PrivacyRefused
@@ -22,9 +23,13 @@ from privae.plan import (
 )
 from privae.privacy.mechanism import Event, Mechanism
 from privae.privacy.noise import NoiseSource
+from privae.training.group import ALONE, Group
+from privae.training.loop import Hands
+from privae.training.state import FORGETFUL, Keeper, uninterrupted
 from privae.training.watch import Watch
 
 Array = NDArray[np.float64]
+Released = list[NDArray[Any]]
 CATEGORIES = "categories"
 
 
@@ -92,25 +97,58 @@ class Run:
     """One fit under way: the only thing that turns private sums into released numbers.
 
     charge writes an event of a phase into every ledger, or raises PrivacyRefused; it returns epsilon so far.
+    group: the processes that fit together; the first one charges, draws noise, releases and keeps.
+    drawn_before: noise numbers drawn by the killed lives of a fit that was resumed.
     """
 
     plan: Plan
     charge: Callable[[str, Event], float | None] = field(repr=False)
     noise: NoiseSource = field(repr=False)
     watch: Watch = field(repr=False)
+    keeper: Keeper = field(default=FORGETFUL, repr=False)
+    group: Group = ALONE
+    device: torch.device = torch.device("cpu")  # noqa: RUF009  immutable
+    drawn_before: int = 0
 
-    def release(self, name: str, totals: Sequence[tuple[NDArray[np.int64], float]]) -> list[Array]:
-        """Noisy integer sums of one phase, charged first.
+    def release(
+        self,
+        name: str,
+        totals: Sequence[tuple[NDArray[np.int64], float]],
+        leaves: Callable[[Released], Released] | None = None,
+    ) -> Released:
+        """Noisy integer sums of one phase, charged first; or, in a resumed fit, those that it released before.
 
         totals: blocks of integer sums, each with the public weight that the phase's sensitivity is stated in
         (sensitivity = L2 norm of all weighted blocks). Noise of std s on a weighted block is noise of s / weight
         on its integers, so every block is released on its own grid of integers (guarantees.md rules 1 and 3).
+        leaves: what of the noisy sums is released at all, where their form is itself a secret (counts of texts
+        that are not declared); it alone is kept.
         """
         phase = self._phase(name)
         if phase.sampling_rate != 1 or phase.steps != 1:
             raise PrivacyRefused(f"phase '{name}' sums over every record once, and was not charged so")
-        self.watch.advance(0, self.charge(name, phase.event()))
-        return [self._mechanism(phase, weight).release(total, self.noise) for total, weight in totals]
+
+        def made() -> Released:
+            earlier = self.keeper.recall(name)
+            if earlier is not None:
+                return earlier  # rule 19: byte for byte the same, so free
+            with uninterrupted():
+                epsilon = self.charge(name, phase.event())
+                noisy = [
+                    self._mechanism(phase, weight).release(total, self.noise) for total, weight in totals
+                ]
+                released = noisy if leaves is None else leaves(noisy)
+                # privacy: noisy counts of texts tell how many different ones there are, below the threshold, too
+                if leaves is not None or name != CATEGORIES:
+                    self.keeper.remember(name, released)
+            self.watch.advance(0, epsilon)
+            return released
+
+        return self.group.same(made)
+
+    def hands(self, name: str) -> Hands:
+        """Who trains the gradient phase of that name, and what keeps its state."""
+        return Hands(self.group, self.keeper, name, self.device)
 
     def deviation(self, name: str) -> float:
         """Standard deviation of the noise of a phase, in its weighted units; 0 without noise."""
@@ -123,7 +161,7 @@ class Run:
 
     def finish(self) -> None:
         """Refuse if more noise was drawn than the sampler's share of delta was charged for."""
-        if self.noise.numbers_drawn > MOST_NUMBERS:
+        if self.drawn_before + self.noise.numbers_drawn > MOST_NUMBERS:
             raise PrivacyRefused(
                 "more noise was drawn than was charged for; plan fewer steps or fewer parameters"
             )

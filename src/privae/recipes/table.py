@@ -5,6 +5,7 @@ released vector moves by exactly sqrt(M) when a record comes or goes (at most th
 sqrt(2 M) when one is replaced: guarantees.md rules 6 and 10. Counts are integers: sums are exact in any order.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from privae.errors import DataError, ResourceError
 from privae.models.priors import ProductMixture
 from privae.plan import Phase
 from privae.recipes.mixture import MixtureFit, MixtureSettings, fit_mixture
-from privae.recipes.phases import CATEGORIES, Array, Budget, Draft, Run, statistics
+from privae.recipes.phases import CATEGORIES, Array, Budget, Draft, Released, Run, statistics
 from privae.recipes.tree import clean_margins, column_totals
 
 TABLES = "pair tables"
@@ -111,13 +112,20 @@ def buy_texts(run: Run, columns: Sequence["pd.Series[Any]"]) -> list[list[str]]:
     """The texts of every column that pass the threshold of one noisy histogram; see `buy_categories`."""
     coded = [text_codes(column) for column in columns]
     counts = [np.bincount(places[places >= 0], minlength=len(texts)) for places, texts in coded]
-    run.watch.phase(CATEGORIES, 1)
-    noisy = run.release(CATEGORIES, [(np.concatenate(counts).astype(np.int64), 1.0)])[0]
-    run.watch.advance(1)
-    passed = noisy >= threshold(run.deviation(CATEGORIES), len(columns), run.plan.delta_threshold)
     ends = np.cumsum([len(texts) for _, texts in coded])
-    kept = np.split(passed, ends[:-1])
-    return [[texts[i] for i in np.flatnonzero(k)] for (_, texts), k in zip(coded, kept, strict=True)]
+
+    def passing(noisy: Released) -> Released:
+        passed = noisy[0] >= threshold(run.deviation(CATEGORIES), len(columns), run.plan.delta_threshold)
+        kept = np.split(passed, ends[:-1])
+        texts = [[texts[i] for i in np.flatnonzero(k)] for (_, texts), k in zip(coded, kept, strict=True)]
+        return [np.frombuffer(json.dumps(texts).encode(), np.uint8)]
+
+    run.watch.phase(CATEGORIES, 1)
+    # privacy: how many different texts there are is not released, so nothing but those that pass is kept
+    released = run.release(CATEGORIES, [(np.concatenate(counts).astype(np.int64), 1.0)], passing)[0]
+    run.watch.advance(1)
+    bought: list[list[str]] = json.loads(released.tobytes())
+    return bought
 
 
 def threshold(deviation: float, cells: int, delta: float) -> float:

@@ -1,35 +1,46 @@
 """The one training loop: draw a batch, sum clipped gradients, charge, release, step.
 
 The same loop trains with and without privacy: with the default Mechanism() (no clip, no noise) it is ordinary
-SGD.
+SGD. It trains in one process or in several (`Hands.group`), and goes on where a killed run left off
+(`Hands.keeper`).
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from privae.errors import UsageError
 from privae.privacy.gradients import BY_VMAP, Loss, Parts, Summation, clipped_gradient_sum, trainable
 from privae.privacy.mechanism import Event, Mechanism
 from privae.privacy.noise import NoiseSource
-from privae.privacy.sampling import Sampling
+from privae.privacy.sampling import Sampling, places_of, refuse_rows_of_persons
+from privae.training.bound import Bound, Rule
+from privae.training.group import ALONE, Group
+from privae.training.optimizers import Average, CorrectedAdam, FlatParameters, Optimizer, optimizer_of
+from privae.training.state import FORGETFUL, Keeper, State
 from privae.training.watch import Silent, Watch
 
 Charge = Callable[[Event], float | None]
 """Writes an event into the ledger, or raises PrivacyRefused; may return the epsilon spent so far."""
 
 _LATENT_GRID = 2.0**20
+_SILENT = Silent()
 
 
 @dataclass(frozen=True)
 class Objective:
     """What is minimized: one loss a record, and how many normal numbers a record draws at every step.
 
-    The numbers come as the last part of the records, [n, noise_size]; none for noise_size = 0.
+    The numbers come as the last part of the records, [n, noise_size]; none for noise_size = 0. Where the unit
+    is a person with up to k rows, parts are [n, k, ...], a mask [n, k] of the rows that are there comes before
+    the numbers [n, k, noise_size], and the loss adds a person's rows up.
     """
 
     loss: Loss
@@ -39,12 +50,16 @@ class Objective:
 
 @dataclass(frozen=True)
 class Release:
-    """How sums leave the private side: who takes part, the mechanism, its noise, and who is told first."""
+    """How sums leave the private side: who takes part, the mechanism, its noise, and who is told first.
+
+    rule: how contributions come under the mechanism's clip norm.
+    """
 
     sampling: Sampling
     mechanism: Mechanism
     noise: NoiseSource = field(repr=False)
     charge: Charge = field(repr=False)
+    rule: Rule = field(default_factory=Rule)
 
 
 @dataclass(frozen=True)
@@ -59,7 +74,7 @@ class Schedule:
     steps: int
     expected_batch_size: float
     learning_rate: float = 1e-3
-    optimizer: Literal["sgd", "adam"] = "adam"
+    optimizer: Literal["sgd", "adam", "adam corrected"] = "adam"
     momentum: float = 0.0
     warm_up: int = 0
     cosine: bool = False
@@ -88,18 +103,26 @@ class Schedule:
         return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-_SILENT = Silent()
+@dataclass(frozen=True)
+class Hands:
+    """Who does the work: the processes, the device, and where the state of a phase is kept for a resumed run."""
+
+    group: Group = ALONE
+    keeper: Keeper = FORGETFUL
+    phase: str = "gradients"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
-def train(
+def train(  # noqa: PLR0913  who, what, how, and who is told
     model: nn.Module,
     objective: Objective,
     records: Parts,
     release: Release,
     schedule: Schedule,
     watch: Watch = _SILENT,
+    hands: Hands = Hands(),
 ) -> None:
-    """Train the model in place on released sums of clipped gradients.
+    """Train the model, which lies on the device of `hands`, in place on released sums of clipped gradients.
 
     Shapes: records, each [n, ...]; n is never divided by, printed, or handed to the watcher.
     Guarantee: the weights are a function of `schedule.steps` releases of `release.mechanism` over batches of
@@ -109,81 +132,117 @@ def train(
     Errors: what `release.charge` raises ends the training before the steps it refused; the weights of earlier
     steps stay, and no gradient is left on the model.
     """
-    parameters, n = trainable(model), len(records[0])
-    optimizer, average = _optimizer(parameters, schedule), _Average(parameters, schedule.average)
-    charged = _charged_steps(release, schedule)
-    batches = release.sampling.batches(n, schedule.steps, release.noise)
-    try:
-        for (step, epsilon), batch in zip(charged, batches, strict=True):
-            parts = _with_noise(tuple(p[torch.from_numpy(batch)] for p in records), objective, release.noise)
-            clip_norm = release.mechanism.clip_norm
-            total = clipped_gradient_sum(model, objective.loss, parts, clip_norm, objective.summation)
-            # privacy: the only line that leaves the private side; a public number divides, never len(batch)
-            gradient = _released(release, total) / schedule.expected_batch_size
-            _apply(optimizer, parameters, gradient, schedule.rate(step))
-            average.update(parameters)
-            watch.advance(1, epsilon)
-    finally:
-        average.install(parameters)
-        optimizer.zero_grad(set_to_none=True)
+    refuse_rows_of_persons(release.sampling, release.mechanism.unit)
+    parameters = trainable(model)
+    size = sum(parameter.numel() for parameter in parameters)
+    bound = Bound(release.mechanism, release.rule, size, hands.group)
+    progress = _Progress(schedule, bound, hands)
+    batches = release.sampling.batches(len(records[0]), schedule.steps - progress.start, release.noise)
+    with FlatParameters(parameters) as flat, bound.noise_ahead(release.noise, schedule.steps) as noise:
+        progress.begin(flat.values)
+        try:
+            for step, epsilon in _charged_steps(release, schedule, progress, flat.values):
+                batch = hands.group.same(lambda: next(batches))
+                parts = _parts(records, batch, objective, release.noise, hands)
+                total = clipped_gradient_sum(
+                    model, objective.loss, parts, bound.clipping, objective.summation, bound.observe
+                )
+                progress.expect_noise()
+                gradient = bound.release(total, (noise, release.noise), schedule.expected_batch_size)
+                progress.step(flat.values, gradient, schedule.rate(step))
+                watch.advance(1, epsilon)
+        finally:
+            progress.finish(flat.values)
+    unusable = int(hands.group.sum(torch.tensor(float(bound.unusable))))
+    if unusable:
+        watch.aside(f"{unusable} gradients of records were not finite, and counted as zero")
 
 
-def _charged_steps(release: Release, schedule: Schedule) -> Iterator[tuple[int, float | None]]:
+class _Progress:
+    """The optimizer and the average of one training, from where an earlier run of it was charged up to."""
+
+    def __init__(self, schedule: Schedule, bound: Bound, hands: Hands) -> None:
+        self._divisor = schedule.expected_batch_size
+        self.optimizer: Optimizer = optimizer_of(schedule.optimizer, schedule.momentum)
+        self.average = Average(schedule.average)
+        self._bound = bound
+        self._hands = hands
+        self._earlier = hands.group.same(lambda: hands.keeper.restore(hands.phase))
+        self.start = min(self._earlier.step, schedule.steps) if self._earlier else 0
+
+    def begin(self, values: Tensor) -> None:
+        """Begin with the first process's weights, or with what an earlier run kept."""
+        values.copy_(self._hands.group.same(lambda: values))
+        if self._earlier and self._earlier.tensors:
+            kept = {name: tensor.to(values.device) for name, tensor in self._earlier.tensors.items()}
+            values.copy_(kept["values"])
+            self.optimizer.load(_under("optimizer", kept))
+            self.average.load(_under("average", kept))
+            self._bound.clip_norm = float(kept["clip_norm"])
+
+    def expect_noise(self) -> None:
+        """Tell an optimizer that corrects for it how large this step's noise is."""
+        if isinstance(self.optimizer, CorrectedAdam):
+            self.optimizer.noise_std = self._bound.mechanism.std / self._divisor
+
+    def step(self, values: Tensor, gradient: Tensor, rate: float) -> None:
+        """One update by a released gradient."""
+        self.optimizer.step(values, gradient.to(values), rate)
+        self.average.update(values)
+
+    def keep(self, values: Tensor, step: int) -> None:
+        """Keep all that the next step needs; nothing of it is secret."""
+        if not self._hands.group.first:
+            return
+        parts = {"optimizer": self.optimizer.state(), "average": self.average.state()}
+        named = {f"{part}.{name}": tensor for part, kept in parts.items() for name, tensor in kept.items()}
+        own = {
+            "values": values.clone(),
+            "clip_norm": torch.tensor(self._bound.clip_norm, dtype=torch.float64),
+        }
+        self._hands.keeper.save(self._hands.phase, State(step, {**own, **named}))
+
+    def finish(self, values: Tensor) -> None:
+        """End with the average, if there is one."""
+        values.copy_(self.average.result(values))
+
+
+def _charged_steps(
+    release: Release, schedule: Schedule, progress: _Progress, values: Tensor
+) -> Iterator[tuple[int, float | None]]:
     """Numbers of the steps, each block of which is charged before its first step is handed out."""
-    for start in range(0, schedule.steps, schedule.block):
+    group = progress._hands.group
+    for start in range(progress.start, schedule.steps, schedule.block):
         size = min(schedule.block, schedule.steps - start)
-        epsilon = release.charge(release.sampling.event(release.mechanism, size))
+        epsilon = group.same(partial(release.charge, release.sampling.event(release.mechanism, size)))
         for step in range(start, start + size):
             yield step, epsilon
+        progress.keep(values, start + size)
 
 
-def _with_noise(parts: Parts, objective: Objective, noise: NoiseSource) -> Parts:
-    if not objective.noise_size:
-        return parts
-    n = len(parts[0])
-    # privacy: drawn secretly, since a public draw by place in the batch would change when another record
-    # leaves
-    integers = noise.gaussian_integers(n * objective.noise_size, _LATENT_GRID)
-    drawn = torch.from_numpy(integers).double().view(n, objective.noise_size) / _LATENT_GRID
-    return (*parts, drawn.to(parts[0].device, torch.get_default_dtype()))
+def _parts(
+    records: Parts, batch: NDArray[np.int64], objective: Objective, noise: NoiseSource, hands: Hands
+) -> Parts:
+    """This process's share of a batch, on the device: the records, a mask of a person's rows, and normal numbers."""
+    summation = objective.summation
+    block = summation.micro_batch if summation.precision == "proved" else 1
+    mine = hands.group.part(len(batch), block)
+    places, counted = places_of(batch[mine])
+    parts = [part[torch.from_numpy(places)] for part in records]
+    if batch.ndim == 2:
+        parts.append(torch.from_numpy(counted).to(torch.get_default_dtype()))
+    if objective.noise_size:
+        drawn = hands.group.same(lambda: _latent(batch.shape, objective.noise_size, noise))
+        parts.append(drawn[mine])
+    return tuple(part.to(hands.device) for part in parts)
 
 
-def _released(release: Release, total: Tensor) -> Tensor:
-    return release.mechanism.release(total, release.noise).to(total.device)
+def _latent(shape: tuple[int, ...], size: int, noise: NoiseSource) -> Tensor:
+    # privacy: drawn secretly, since a public draw by place in the batch would change when another record leaves
+    drawn = torch.empty(*shape, size, dtype=torch.float64)
+    noise.fill(drawn, _LATENT_GRID)
+    return (drawn / _LATENT_GRID).to(torch.get_default_dtype())
 
 
-def _optimizer(parameters: list[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
-    if schedule.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=schedule.learning_rate, momentum=schedule.momentum)
-    return torch.optim.Adam(parameters, lr=schedule.learning_rate)
-
-
-def _apply(
-    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], gradient: Tensor, rate: float
-) -> None:
-    pieces = torch.split(gradient, [parameter.numel() for parameter in parameters])
-    for parameter, piece in zip(parameters, pieces, strict=True):
-        parameter.grad = piece.view(parameter.shape).to(parameter.dtype)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-
-
-class _Average:
-    """Exponential moving average of the weights, without bias towards the first ones."""
-
-    def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
-        self.decay = decay
-        self.weight = 0.0
-        self.values = [torch.zeros_like(p.detach()) for p in parameters] if decay else []
-
-    def update(self, parameters: list[nn.Parameter]) -> None:
-        self.weight = self.decay * self.weight + (1.0 - self.decay)
-        for value, parameter in zip(self.values, parameters, strict=False):
-            value.lerp_(parameter.detach(), 1.0 - self.decay)
-
-    def install(self, parameters: list[nn.Parameter]) -> None:
-        """Put the average into the weights; nothing if there were no steps, or no averaging."""
-        if self.weight:
-            for value, parameter in zip(self.values, parameters, strict=False):
-                parameter.data.copy_(value / self.weight)
+def _under(part: str, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{part}."): x for name, x in kept.items() if name.startswith(f"{part}.")}

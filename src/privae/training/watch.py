@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Watch(Protocol):
-    """What a progress display must understand; everything it is told may be published."""
+    """What a progress display must understand; all that it is told may be published, except by `aside`."""
 
     def phase(self, name: str, total: int) -> None:
         """A phase of `total` steps begins; `total` comes from the plan."""
@@ -19,6 +19,10 @@ class Watch(Protocol):
         """One line for the person at the terminal."""
         ...
 
+    def aside(self, text: str) -> None:
+        """One line about the data, for the data holder's own eyes: never in a log, a file or an answer."""
+        ...
+
 
 class Silent:
     """Watches and says nothing."""
@@ -30,4 +34,7 @@ class Silent:
         """Say nothing."""
 
     def note(self, text: str) -> None:
+        """Say nothing."""
+
+    def aside(self, text: str) -> None:
         """Say nothing."""

@@ -1,0 +1,224 @@
+"""What a fit is charged: block by block in the model's own ledger, once as a whole in the data set's."""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+from privae import files
+from privae.errors import ArtifactError, DataError, PrivacyRefused, UsageError
+from privae.plan import Plan, sampler_delta
+from privae.privacy.ledger import Charge, Ledger
+from privae.privacy.mechanism import Event
+from privae.privacy.noise import NoiseSource
+from privae.training.state import FORGETFUL, Checkpoint, Keeper
+from privae.training.watch import Watch
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a fit is written down: the capped ledger of its data set, and the checkpoint that it can go on from."""
+
+    ledger: Ledger | str | Path | None = None
+    checkpoint: Path | None = None
+    resume: bool = False
+
+
+class Books:
+    """What a fit is charged, written down before anything is released.
+
+    The model's own ledger gets a phase's event when the phase begins, and that of gradients in blocks of steps;
+    a data set's ledger gets the whole plan once, before everything else, and nothing when a fit is resumed. Where
+    there is a checkpoint, the own ledger is in it, and on disk, before `charge` returns.
+    Order: the data set's ledger is spent, then the checkpoint is written. A kill in between loses budget: it is
+    charged, and no checkpoint can show it. The other way round, releases could be made that no cap had admitted.
+    """
+
+    def __init__(self, plan: Plan, noise: NoiseSource, places: Places) -> None:
+        self.plan, self.noise, self.places = plan, noise, places
+        self.kept: Checkpoint | None = None
+        self._own = Ledger.fresh(plan.delta)
+        self._shared: Ledger | None = None
+
+    @property
+    def own(self) -> Ledger:
+        """The model's own ledger."""
+        return self._own if self.kept is None else self.kept.ledger
+
+    @property
+    def keeper(self) -> Keeper:
+        """What the phases keep their releases in."""
+        return FORGETFUL if self.kept is None else self.kept
+
+    @property
+    def fixed(self) -> bool:
+        """Whether any of the noise came of a key that was given by hand."""
+        return self.noise.fixed if self.kept is None else self.kept.fixed
+
+    @property
+    def drawn_before(self) -> int:
+        """Noise numbers drawn by the lives before this one."""
+        return 0 if self.kept is None else self.kept.drawn_before
+
+    def tell(self, watch: Watch) -> None:
+        """Say what the kills before this life cost."""
+        lost = 0 if self.kept is None else self.kept.lost()
+        if lost:
+            watch.note(
+                f"{lost} steps were killed before they were kept; they stay charged, and are not run again"
+            )
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Begin or resume the fit; in the first process only. A checkpoint has one user at a time.
+
+        A fit that ends because of what it released (DataError) would end so again: its checkpoint is removed.
+        """
+        places, path = self.places, self.places.checkpoint
+        if places.ledger is not None:
+            found = places.ledger
+            self._shared = found if isinstance(found, Ledger) else Ledger.load(Path(found))
+        if path is None:
+            if places.resume:
+                raise UsageError("name the checkpoint to resume from: checkpoint=PATH")
+            self._reserve()
+            yield
+            return
+        files.check_writable(path)
+        with files.owned(path):
+            check_checkpoint(path, resume=places.resume)
+            files.remove_remains(path)
+            self._resume(path) if places.resume else self._begin(path)
+            try:
+                yield
+            except DataError:
+                path.unlink(missing_ok=True)
+                raise
+
+    def charge(self, phase: str, event: Event) -> float:
+        """Write down a phase, or a block of steps of one, and return the epsilon so far.
+
+        Errors: PrivacyRefused for another event than planned, more steps, or another order; or if another
+            process took the fit over.
+        """
+        before = charges_of(self.own)
+        if not follows([*before, (phase, event)], self.plan):
+            raise PrivacyRefused(f"phase '{phase}' is about to do something else than was planned")
+        if self.kept and self._shared and self._shared.holder(self.kept.reservation) != self.kept.tokens[-1]:
+            raise PrivacyRefused("this fit was resumed elsewhere from a copy of its checkpoint; it ends here")
+        added = 0.0 if before else self.plan.delta_threshold + self.plan.delta_sampler
+        charge = Charge(self.plan.hash, self.plan.schema_hash, phase, event, added_delta=added)
+        planned = self.plan.phase(phase)
+        last = planned is not None and self.own.charged(phase) + event.steps == planned.steps
+        self.own.spend([charge], fine=last)
+        if self.kept:
+            self.kept.write()
+        return self.own.entries[-1].epsilon
+
+    def _begin(self, path: Path) -> None:
+        kept = Checkpoint(path, self.plan, self.noise)
+        kept.reservation = self._reserve()
+        if kept.reservation:
+            kept.write()
+        self.kept = kept
+
+    def _reserve(self) -> str:
+        """Spend the whole plan from the data set's ledger; the hash of the last entry, or "" without a ledger."""
+        if self._shared is None:
+            return ""
+        cap = self._shared.cap
+        if cap is None:
+            raise UsageError("this ledger has no cap; open one for the data set with: privae ledger open")
+        # the sampler's share of delta at the cap's epsilon, which is what the ledger promises
+        added = self.plan.delta_threshold + sampler_delta(max(self.plan.epsilon, cap.epsilon))
+        self._shared.spend(
+            [
+                Charge(
+                    self.plan.hash, self.plan.schema_hash, p.name, p.event(), added_delta=0.0 if i else added
+                )
+                for i, p in enumerate(self.plan.phases)
+            ]
+        )
+        return self._shared.head
+
+    def _resume(self, path: Path) -> None:
+        if self.noise.fixed:
+            # privacy: the killed life drew the same coins
+            raise UsageError(
+                "a noise key given by hand would draw the same noise again; leave it out to resume"
+            )
+        kept = Checkpoint.load(path, self.noise)
+        _check_same(kept, self.plan)
+        if bool(kept.reservation) != (self._shared is not None):
+            was = "was" if kept.reservation else "was not"
+            raise UsageError(
+                f"the interrupted fit {was} charged to a ledger; resume it with the same --ledger"
+            )
+        if self._shared is not None:
+            _take_over(kept, self._shared)
+        self.kept = kept
+
+
+def check_checkpoint(path: Path, *, resume: bool) -> None:
+    """Raise UsageError where a fit is to begin and there is a checkpoint, or to be resumed and there is none."""
+    if resume and not path.exists():
+        raise UsageError(f"there is no fit to resume: {path} does not exist; leave out --resume to begin one")
+    if path.exists() and not resume:
+        raise UsageError(
+            f"{path} holds a fit that was interrupted: resume it (--resume), or remove the file to fit again, "
+            "which is charged again"
+        )
+
+
+def _check_same(kept: Checkpoint, plan: Plan) -> None:
+    if kept.plan.schema_hash != plan.schema_hash:
+        raise UsageError("the schema, or the order of the columns, is not that of the interrupted fit")
+    if kept.code_version != files.code_version():
+        raise UsageError(f"the interrupted fit was begun by privae {kept.code_version}; resume it with that")
+    if kept.plan.hash != plan.hash:
+        raise UsageError("the options or the plan are not those of the interrupted fit; repeat its command")
+    if not follows(charges_of(kept.ledger), plan):
+        raise ArtifactError(f"{kept.path}: its ledger does not follow its plan; do not trust it")
+
+
+def _take_over(kept: Checkpoint, shared: Ledger) -> None:
+    """Become the one life of a fit that its data set's ledger knows.
+
+    The new token is in the checkpoint before it is in the ledger: killed at any point, the file knows the holder.
+    """
+    known = shared.holder(kept.reservation)
+    if known not in kept.tokens:
+        raise PrivacyRefused(
+            "this fit was resumed before, from this checkpoint or a copy, and went on elsewhere; "
+            f"remove {kept.path} and fit again, which is charged again"
+        )
+    token = secrets.token_hex(8)
+    kept.tokens = (known, token)
+    kept.write()
+    shared.resume(kept.reservation, known, token)
+    kept.tokens = (token,)
+
+
+def charges_of(ledger: Ledger) -> list[tuple[str, Event]]:
+    """Phases and events of a model's own ledger, in order."""
+    return list(zip((entry.phase for entry in ledger.entries), ledger.events, strict=True))
+
+
+def follows(charges: Sequence[tuple[str, Event]], plan: Plan, *, whole: bool = False) -> bool:
+    """Whether charges are those of the plan: its phases in order, each in blocks of at most its steps together.
+
+    whole: no phase is missing. A statistics phase has one step, so it has one entry.
+    """
+    names = [name for name, _ in groupby(charges, key=lambda charge: charge[0])]
+    planned = [phase.name for phase in plan.phases]
+    if names != (planned if whole else planned[: len(names)]):
+        return False
+    for name in names:
+        phase, blocks = plan.phase(name), [event for charged, event in charges if charged == name]
+        assert phase is not None
+        same = all(replace(block, steps=phase.steps) == phase.event() and block.steps for block in blocks)
+        if not same or sum(block.steps for block in blocks) > phase.steps:
+            return False
+    return True

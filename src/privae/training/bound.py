@@ -1,0 +1,92 @@
+"""The bound of one training: the clip norm and its mechanism, which a released quantile may move from step to step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from privae.privacy.clipping import Clipping, Kind, Quantile
+from privae.privacy.mechanism import Mechanism, for_gradients
+from privae.privacy.noise import Noise, NoiseSource, ahead
+from privae.training.group import Group
+
+_WORTH_A_THREAD = 2**15  # noise numbers a step from which a thread draws them ahead
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How contributions come under the mechanism's clip norm, and whether that norm follows their quantile."""
+
+    kind: Kind = "flat"
+    quantile: Quantile | None = None
+
+
+@dataclass
+class Bound:
+    """The present clip norm. `observe` sees norms, on the private side; `release` alone lets anything out.
+
+    planned: the mechanism whose event is charged. size: numbers in a gradient. With a quantile, gradients take
+    the part of its noise multiplier that the votes leave, at the present clip norm (see `Quantile`).
+    """
+
+    planned: Mechanism
+    rule: Rule
+    size: int
+    group: Group
+    clip_norm: float = field(init=False)
+    unusable: int = field(default=0, init=False)
+    _votes: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        quantile = self.rule.quantile
+        self.clip_norm = quantile.start if quantile else self.planned.clip_norm
+        self._votes = torch.zeros(1, dtype=torch.int64)
+
+    @property
+    def clipping(self) -> Clipping:
+        """The clipping of this step."""
+        return Clipping(self.clip_norm, self.rule.kind)
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """What releases this step's gradient."""
+        quantile, planned = self.rule.quantile, self.planned
+        if quantile is None:
+            return planned
+        multiplier = quantile.gradients(planned.noise_multiplier)
+        return for_gradients(self.clip_norm, multiplier, self.size, planned.slack)
+
+    @contextmanager
+    def noise_ahead(self, noise: NoiseSource, steps: int) -> Iterator[Noise]:
+        """The mechanism's noise, the next step's drawn by a thread while this one's products run."""
+        idle = not self.planned.noise_multiplier or self.size < _WORTH_A_THREAD or steps < 2
+        if idle or self.rule.quantile or not self.group.first:
+            yield noise
+            return
+        with ahead(noise, self.planned.std / self.planned.grid, self.size) as drawn:
+            yield drawn
+
+    def observe(self, squared: Tensor) -> None:
+        """Take in the squared norms of records, [n, k]: their votes, and how many are not finite."""
+        self.unusable += int((~squared.sum(1).isfinite()).sum())
+        if self.rule.quantile:
+            self._votes += self.rule.quantile.votes(squared, self.clip_norm).cpu()
+
+    def release(self, total: Tensor, noise: tuple[Noise, NoiseSource], divisor: float) -> Tensor:
+        """The noisy gradient over a public divisor; the clip norm moves for the next step."""
+        total, quantile = self.group.sum(total), self.rule.quantile
+        # privacy: the only line that leaves the private side; a public number divides, never len(batch)
+        gradient = self.group.same(lambda: self.mechanism.release(total, noise[0], divisor))
+        if quantile:
+            votes = self.group.sum(self._votes)
+            released = self.group.same(lambda: self._released_votes(quantile, votes, noise[1]))
+            self.clip_norm = quantile.updated(self.clip_norm, float(released), divisor)
+            self._votes = torch.zeros_like(self._votes)
+        return gradient
+
+    def _released_votes(self, quantile: Quantile, votes: Tensor, noise: NoiseSource) -> Tensor:
+        if not self.planned.noise_multiplier:
+            return votes.double()
+        return quantile.mechanism().release(votes, noise)
