@@ -302,6 +302,8 @@ def main(fields: str) -> None:
         values[name] = tuple(values.get(name, ()))
     job = Job(**values)
     torch.set_num_threads(job.threads)
+    if hasattr(os, "sched_setaffinity"):  # as many cores as threads: what another core would do is not free
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job.threads])
     for row in _ANSWERS[job.question](job):
         print(json.dumps(row), flush=True)
 

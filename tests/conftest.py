@@ -96,8 +96,8 @@ def transcript(monkeypatch):
         released, told = [], []
         answers = iter(replay or ())
 
-        def release(mechanism, total, noise, divisor=1.0):
-            answer = real(mechanism, total, noise, divisor)
+        def release(mechanism, total, noise, divisor=1.0, *, over=False):
+            answer = real(mechanism, total, noise, divisor, over=over)
             if noise.fixed is not True or noise is not source:
                 return answer  # training on released samples draws from a public source of its own
             released.append(answer if replay is None else next(answers))

@@ -23,7 +23,7 @@ Setting = int | float | str | bool | None
 
 MOST_NUMBERS = 2**36  # noise numbers a run may draw; the sampler's share of delta is charged for all of them
 THRESHOLD_SHARE = 0.1  # of delta, where categories are bought
-MICRO_BATCH = (64, 512)  # least and most records of a block of a gradient sum
+MICRO_BATCH = (64, 1024)  # least and most records of a block of a gradient sum
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 

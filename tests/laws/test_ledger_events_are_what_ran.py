@@ -28,10 +28,10 @@ def spied(monkeypatch):
         spend(self, charges, **options)
         log.extend(("spent", c.phase, c.event, self.path) for c in charges)
 
-    def releasing(self, total, noise, *divisor):
+    def releasing(self, total, noise, *divisor, **options):
         if noise is source:
             log.append(("release", self, total.shape))
-        return release(self, total, noise, *divisor)
+        return release(self, total, noise, *divisor, **options)
 
     def drawing(self, count, rate):
         if self is source:

@@ -131,14 +131,14 @@ def mixing_is_refused(loss: Loss) -> bool:
 class Quiet(Mechanism):
     """Releases the sum as it is."""
 
-    def release(self, total, noise, divisor=1.0):
+    def release(self, total, noise, divisor=1.0, **options):
         return total.double() / divisor
 
 
 class Repeating(Mechanism):
     """Starts the same keystream again at every step."""
 
-    def release(self, total, noise, *rest):
+    def release(self, total, noise, *rest, **options):
         return super().release(total, NoiseSource(KEY), *rest)
 
 

@@ -181,10 +181,23 @@ def test_norms_are_remembered_only_for_the_same_numbers():
     assert torch.allclose(Rows(shared[:, :, :2]).squared_norms(memo), squares(shared[:, :, :2]))
 
 
-def test_squares_of_float32_rows_are_accumulated_in_float64():
-    rows = torch.full((2, 10**6), 1e-3)
+@pytest.mark.parametrize("width", [1, 3, 300, 784, 6 * 784, 4099, 10**6])
+def test_squares_of_float32_rows_lose_at_most_what_is_charged(width):
+    rows = torch.randn(3, width, generator=torch.Generator().manual_seed(0))
     rows[0, 0] = 1e4
     exact = rows.double().square().sum(1)
-    assert torch.allclose(squares(rows), exact, rtol=1e-10)
-    assert not torch.allclose(rows.square().cumsum(1)[:, -1].double(), exact, rtol=1e-10)
+    assert ((squares(rows) / exact).sqrt() > 1 - 2**-15).all()
+    assert torch.allclose(squares(rows), exact, rtol=2**-14)
+    assert squares(rows.double()).tolist() == pytest.approx(exact.tolist(), rel=1e-10)
+
+
+@pytest.mark.parametrize("size", [1e-45, 1e-30, 1e-25, 1e-20, 0.0, 1e-16])
+def test_squares_that_underflow_are_never_taken_for_less(size):
+    rows = torch.full((1, 784), size)
+    assert squares(rows) >= rows.double().square().sum(1) * (1 - 2**-14)
+    assert squares(rows) < 1e-28
+
+
+def test_squares_that_overflow_are_infinite_and_no_rows_have_none():
+    assert squares(torch.full((1, 4), 1e30)).isinf().all()
     assert squares(torch.zeros(0, 3)).shape == (0,)

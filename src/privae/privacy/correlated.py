@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from privae.errors import PrivacyRefused, UsageError
-from privae.privacy.mechanism import Event, Mechanism
-from privae.privacy.noise import Drawn, Noise, NoiseSource
+from privae.privacy.mechanism import Event, Mechanism, Noise
+from privae.privacy.noise import Drawn, NoiseSource
 from privae.privacy.sampling import MAX_BATCH
 
 SCALE = 2**8

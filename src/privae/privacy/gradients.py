@@ -48,7 +48,7 @@ Precision = Literal["proved", "float32"]
 Observe = Callable[[Float64[Tensor, "b k"]], None]
 
 _CELLS = 2**24  # numbers of per-record gradients held at a time
-_NORM_ERROR = 2.0**-22  # of float64 norms of up to 2^30 numbers
+_NORM_ERROR = 2.0**-14  # of computed norms (`layers.term.squares`)
 _BFLOAT16_ERROR = 2.0**-7  # two factors, each rounded to 8 bits, and what that adds to the norm
 
 
@@ -96,7 +96,8 @@ def slack(summation: Precision, micro_batch: int, *, bfloat16: bool = False) -> 
     through at most k = 64 m + ceil(B / m) + 3 roundings of 2^-53 (product and factor included). What is rounded
     are the summands: a clipped row, of norm at most C; or its places, whose norms add up to at most C / sqrt(K)
     with K = CANCELLING, for a record below that is formed outright. So the sum is off by at most
-    k 2^-53 B C / sqrt(K); two neighboring sums are both off, and computed norms by a relative 2^-22 at most.
+    k 2^-53 B C / sqrt(K); two neighboring sums are both off, and computed norms are too small by a relative
+    2^-14 at most.
     For "float32" the summation is stated as not covered; bfloat16 factors are then rounded by 2^-9 each.
     Source: Casacuberta et al. 2022, arXiv:2207.10635, for why it is charged at all.
 
@@ -109,20 +110,21 @@ def slack(summation: Precision, micro_batch: int, *, bfloat16: bool = False) -> 
     return roundings * MAX_BATCH / 2**52 / math.sqrt(CANCELLING) + _NORM_ERROR
 
 
-def clipped_gradient_sum(
+def clipped_gradient_sum(  # noqa: PLR0913  the last two are for loops that train
     model: nn.Module,
     loss: Loss,
     parts: Parts,
     clipping: Clipping | float,
     summation: Summation = BY_VMAP,
     observe: Observe | None = None,
+    out: Float[Tensor, "p"] | None = None,
 ) -> Float[Tensor, "p"]:
     """Sum over records of the gradient of that record's loss, each first scaled to L2 norm <= clip_norm.
 
     Shapes: parts, each [n, ...] -> [p], flat, in the order of the model's trainable parameters: float64, or
     float32 for precision "float32" by rule. A record may be a person: parts [n, k, ...] of k rows, and a loss
     that adds them up. observe is called with the squared norms [b, k] of the records of each block, by parameter:
-    it is on the private side.
+    it is on the private side. out: an earlier result to write over, so that no memory is taken at each step.
     Guarantee: adding or removing one record changes the result by at most clip_norm * (1 + summation.slack),
     provided that the path is the one that `supported` named, `refuse_mixing` and `refuse_mixing_in_blocks`
     passed, and the loss does on all records what it did on the probe's.
@@ -134,7 +136,9 @@ def clipped_gradient_sum(
     clipping = clipping_of(clipping)
     parameters = trainable(model)
     dtype = summation.dtype if summation.path == "by rule" else torch.float64
-    total = torch.zeros(sum(p.numel() for p in parameters), dtype=dtype, device=parameters[0].device)
+    if out is None or out.dtype != dtype:
+        out = torch.empty(sum(p.numel() for p in parameters), dtype=dtype, device=parameters[0].device)
+    total = out.zero_()
     with _arithmetic(bfloat16=summation.bfloat16):
         for block, count in _blocks(parts, summation):
             if summation.path == "vmap":

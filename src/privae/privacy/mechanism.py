@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from privae.errors import ArtifactError, PrivacyRefused, UsageError
-from privae.privacy.noise import Noise
+from privae.privacy.noise import Drawn
 
 Relation = Literal["add_or_remove", "replace_one"]
 Total = TypeVar("Total", NDArray[Any], Tensor)
@@ -21,8 +21,23 @@ _WHOLE = 2**62  # of an integer total, as of its noise: int64 adds the two
 _FINEST = 2.0**-1000  # grid, so that its inverse is a float64 as well
 _DTYPES = ("float32", "float64", "int64")
 _CHUNK = 2**15  # numbers at a time: they stay in the cache, and torch keeps to one thread
-_ROW = 2**13  # of them that BLAS multiplies at once, too few to wake its threads
 _GRID_SHARE = 0.001  # share of the clip norm that rounding a gradient total may cost
+
+
+@runtime_checkable
+class Noise(Protocol):
+    """Where the noise of a release comes from."""
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the key was given by hand: whoever knows it can take the noise away."""
+
+    @property
+    def numbers_drawn(self) -> int:
+        """How many numbers were drawn, each of which costs TV_PER_NUMBER."""
+
+    def fill(self, out: Drawn, std: float) -> None:
+        """Fill `out` with Gaussian integers of standard deviation std: exact, rounded half up."""
 
 
 @dataclass(frozen=True)
@@ -141,16 +156,17 @@ class Mechanism:
         """
         return self.noise_multiplier * self.sensitivity() * (1 + 2.0**-48) if self.noise_multiplier else 0.0
 
-    def release(self, total: Total, noise: Noise, divisor: float = 1.0) -> Total:
+    def release(self, total: Total, noise: Noise, divisor: float = 1.0, *, over: bool = False) -> Total:
         """The rounded total plus its noise, over a public divisor, in the shape of `total` (array or tensor).
 
         Returns: float64; float32 for a float32 tensor (rounded after the noise). On the device of `total`,
-            though all is computed on the CPU, where the noise is.
+            though all is computed on the CPU, where the noise is. over: where it fits, the released numbers are
+            written over the total, which nobody needs any more.
         Guarantee: that of the class; dividing is post-processing. Charge `event()` to the ledger before.
         Edges: no noise -> the total as it is, divided; an empty total -> empty.
         Errors: UsageError for another dtype than float32, float64 or int64, or a divisor that is not positive;
-            PrivacyRefused for a total that is not finite or of a norm beyond 2^52 grid steps (a number beyond
-            2^62 for integers). Clipped sums are neither, whatever the data: it is a bug.
+            PrivacyRefused for a total that is not finite or holds a number beyond 2^52 grid steps (2^62 for
+            integers). Clipped sums are neither, whatever the data: it is a bug.
         """
         if not 0 < divisor < math.inf:
             raise UsageError("the divisor of a release is a positive public number")
@@ -159,20 +175,24 @@ class Mechanism:
         if not isinstance(total, Tensor):
             return self._released(torch.from_numpy(np.array(total)), noise, divisor, torch.float64).numpy()
         kind = torch.float32 if total.dtype == torch.float32 else torch.float64
-        return self._released(total.detach().to("cpu"), noise, divisor, kind).to(total.device)
+        place = total.detach().to("cpu")
+        fits = over and place.is_contiguous() and place.dtype == kind
+        return self._released(place, noise, divisor, kind, place if fits else None).to(total.device)
 
     def event(self, steps: int = 1, sampling_rate: float = 1.0) -> Event:
         """What `steps` releases cost, each over units drawn independently at `sampling_rate`."""
         return Event(self.noise_multiplier, sampling_rate, steps, self.replace_ratio)
 
-    def _released(self, total: Tensor, noise: Noise, divisor: float, kind: torch.dtype) -> Tensor:
+    def _released(
+        self, total: Tensor, noise: Noise, divisor: float, kind: torch.dtype, out: Tensor | None = None
+    ) -> Tensor:
         if not self.noise_multiplier:
-            return total.to(kind) / divisor
+            return torch.div(total.to(kind), divisor, out=out)
         flat, steps = total.reshape(-1), (self.std / self.grid, self.grid / divisor)
         if total.dtype == torch.int64:
             released = _noisy_integers(flat, steps, self.grid, noise)
         else:
-            released = torch.empty(flat.shape, dtype=kind, device="cpu")
+            released = torch.empty(flat.shape, dtype=kind, device="cpu") if out is None else out.view(-1)
             with np.errstate(all="ignore"):
                 _write_noisy(flat.numpy(), steps, 1 / self.grid, noise, released.numpy())
         return released.view(total.shape)
@@ -201,9 +221,9 @@ def _write_noisy(
 
 
 def _small(values: NDArray[np.float64]) -> bool:
-    """Whether all numbers are below the limit, of which a sum of squares below its square is proof."""
-    rows = values.reshape(-1, _ROW) if values.size % _ROW == 0 else values[None]
-    return bool((np.vecdot(rows, rows) < _LIMIT**2).all())
+    """Whether all numbers are below the limit; nan is not."""
+    low, high = torch.aminmax(torch.from_numpy(values))
+    return bool((low > -_LIMIT) & (high < _LIMIT))
 
 
 def _noisy_integers(total: Tensor, steps: tuple[float, float], grid: float, noise: Noise) -> Tensor:

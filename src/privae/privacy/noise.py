@@ -3,10 +3,12 @@
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from queue import SimpleQueue
-from typing import ClassVar, NoReturn, Protocol, runtime_checkable
+from typing import ClassVar, NoReturn
 
 import numpy as np
 import torch
@@ -32,22 +34,6 @@ _UNIT = 2.0**-53  # the relative error of one float64 rounding
 _LOW, _HIGH, _WINDOW = 2.0**-9, 5.5, 2048 * _UNIT  # radii for which one window serves; see `_candidates`
 # mpmath remembers its constants, but not safely among threads: with these known, nobody writes them again
 libmp.mpf_pi(2**10), libmp.mpf_ln2(2**10)
-
-
-@runtime_checkable
-class Noise(Protocol):
-    """Where the noise of a release comes from."""
-
-    @property
-    def fixed(self) -> bool:
-        """Whether the key was given by hand: whoever knows it can take the noise away."""
-
-    @property
-    def numbers_drawn(self) -> int:
-        """How many numbers were drawn, each of which costs TV_PER_NUMBER."""
-
-    def fill(self, out: Drawn, std: float) -> None:
-        """Fill `out` with Gaussian integers of standard deviation std: exact, rounded half up."""
 
 
 class NoiseSource:
@@ -152,9 +138,7 @@ class NoiseSource:
             digits = self.words(values.size + values.size % 2).view(np.int64).reshape(-1, 2)
             values = np.array([self._resolved(int(u), int(t), std) for u, t in digits], np.int64).ravel()
         else:
-            with _one_thread():
-                for start in range(0, values.size, 2 * _PAIRS):
-                    self._block(values[start : start + 2 * _PAIRS], std)
+            _serially(partial(self._blocks, values, std))
         if not plain:
             out.detach().copy_(torch.from_numpy(values[: out.numel()]).view(out.shape))
 
@@ -180,6 +164,10 @@ class NoiseSource:
             self.numbers_drawn += numbers
         if self._parent is not None:
             self._parent._count(numbers)
+
+    def _blocks(self, values: NDArray[np.float64], std: float) -> None:
+        for start in range(0, values.size, 2 * _PAIRS):
+            self._block(values[start : start + 2 * _PAIRS], std)
 
     def _block(self, values: NDArray[np.float64], std: float) -> None:
         """Fill values, [at most 2 _PAIRS]."""
@@ -211,17 +199,27 @@ def _check_process(process: int) -> None:
         raise PrivacyRefused("a NoiseSource does not survive a fork; make one inside each process")
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch's operations to the calling thread: they are too short for a team of threads."""
+def _serially(work: Callable[[], None]) -> None:
+    """Run work in a thread whose torch operations stay in it: they are too short for a team of threads.
+
+    Changing the number of the calling thread instead would build its team anew each time.
+    """
     threads = torch.get_num_threads()
-    if threads > 1:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        if threads > 1:
-            torch.set_num_threads(threads)
+    if threads == 1:
+        work()
+        return
+    _WORKER[:] = _WORKER or [ThreadPoolExecutor(1, "privae noise", _stay_alone)]
+    _WORKER[0].submit(work).result()
+    torch.set_num_threads(threads)  # else the thread's own number would be that of threads to come
+
+
+def _stay_alone() -> None:
+    torch.get_num_threads()  # torch gives a thread its number when first asked, and would undo the next line
+    torch.set_num_threads(1)
+
+
+_WORKER: list[ThreadPoolExecutor] = []
+os.register_at_fork(after_in_child=_WORKER.clear)  # threads do not live on in a forked process
 
 
 class _Desk:
@@ -234,7 +232,8 @@ class _Desk:
         with torch.inference_mode(mode=False):
             self.uniform_, self.turn_ = torch.from_numpy(self.uniform), torch.from_numpy(self.turn)
             self.radius_ = torch.from_numpy(self.radius)
-            self.cosine_, self.sine_ = torch.from_numpy(self.ideal)
+            self.ideal_ = torch.from_numpy(self.ideal)
+            self.cosine_, self.sine_ = self.ideal_
 
 
 def _candidates(desk: _Desk, std: float, rounded: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -270,8 +269,8 @@ def _candidates(desk: _Desk, std: float, rounded: NDArray[np.float64]) -> NDArra
     np.rint(desk.ideal, out=rounded)
     np.subtract(desk.ideal, rounded, out=desk.ideal)
     edge, low, high = 0.5 - std * _WINDOW, std * _LOW, std * _HIGH
-    far = -edge < desk.ideal.min() and desk.ideal.max() < edge
-    if far and low <= desk.radius.min() and desk.radius.max() <= high:
+    ends = [float(end) for values in (desk.ideal_, desk.radius_) for end in torch.aminmax(values)]
+    if -edge < ends[0] and ends[1] < edge and low <= ends[2] and ends[3] <= high:
         return np.empty(0, np.intp)
     clear = ((desk.ideal > -edge) & (desk.ideal < edge)).all(axis=0)
     clear &= (desk.radius >= low) & (desk.radius <= high)
@@ -312,8 +311,8 @@ def _rounded(uniform: int, turn: int, words: int, std: float) -> tuple[int, int]
 
 
 @contextmanager
-def ahead(source: NoiseSource, std: float, numbers: int) -> Iterator[Noise]:
-    """A Noise of one std, of which a thread keeps `numbers` numbers ready (8 bytes each) while other work runs.
+def ahead(source: NoiseSource, std: float, numbers: int) -> Iterator["_Ahead"]:
+    """Noise of one std, of which a thread keeps `numbers` numbers ready (8 bytes each) while other work runs.
 
     They are those of source.child(), in its order, whatever the timing; at the end of the block, what is left is
     thrown away unseen.
@@ -389,8 +388,7 @@ class _Ahead:
         return self._chunk
 
     def _produce(self, started: threading.Event) -> None:
-        torch.get_num_threads()  # torch gives a thread its number when first asked, and would undo the next line
-        torch.set_num_threads(1)
+        _stay_alone()
         started.set()
         try:
             while (chunk := self._free.get()) is not None and not self._closed:

@@ -207,8 +207,11 @@ def checked(
     refuse_mixing(network, loss, probe)
     path = supported(network, loss, probe)
     # small blocks keep unfolded images and the gradients of single records in the cache
-    wide = path == "vmap" or any(isinstance(layer, _UNFOLDED) for layer in network.modules())
-    summation = replace(planned, path=path, micro_batch=MICRO_BATCH[0] if wide else planned.micro_batch)
+    unfolded = any(isinstance(layer, _UNFOLDED) for layer in network.modules())
+    size = MICRO_BATCH[0] if unfolded or path == "vmap" else planned.micro_batch
+    # short products gain nothing from bfloat16 and pay for its rounding
+    short = unfolded or any(isinstance(layer, nn.RNNBase) for layer in network.modules())
+    summation = replace(planned, path=path, micro_batch=size, bfloat16=planned.bfloat16 and not short)
     refuse_mixing_in_blocks(network, loss, probe, summation)
     return summation
 

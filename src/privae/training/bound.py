@@ -1,5 +1,6 @@
 """The bound of one training: the clip norm and its mechanism, which a released quantile may move from step to step."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,11 +9,17 @@ import torch
 from torch import Tensor
 
 from privae.privacy.clipping import Clipping, Kind, Quantile
-from privae.privacy.mechanism import Mechanism, for_gradients
-from privae.privacy.noise import Noise, NoiseSource, ahead
+from privae.privacy.mechanism import Mechanism, Noise, for_gradients
+from privae.privacy.noise import NoiseSource, ahead
 from privae.training.group import Group
 
 _WORTH_A_THREAD = 2**15  # noise numbers a step from which a thread draws them ahead
+
+
+def _a_core_is_idle(processes: int) -> bool:
+    """Whether this machine has a core that no product of a step runs on: else a thread only gets in the way."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores > torch.get_num_threads() * processes
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,8 @@ class Bound:
     @contextmanager
     def noise_ahead(self, noise: NoiseSource, steps: int) -> Iterator[Noise]:
         """The mechanism's noise, the next step's drawn by a thread while this one's products run."""
-        idle = not self.planned.noise_multiplier or self.size < _WORTH_A_THREAD or steps < 2
-        if idle or self.rule.quantile or not self.group.first:
+        little = not self.planned.noise_multiplier or self.size < _WORTH_A_THREAD or steps < 2
+        if little or self.rule.quantile or not self.group.first or not _a_core_is_idle(self.group.size):
             yield noise
             return
         with ahead(noise, self.planned.std / self.planned.grid, self.size) as drawn:
@@ -78,7 +85,7 @@ class Bound:
         """The noisy gradient over a public divisor; the clip norm moves for the next step."""
         total, quantile = self.group.sum(total), self.rule.quantile
         # privacy: the only line that leaves the private side; a public number divides, never len(batch)
-        gradient = self.group.same(lambda: self.mechanism.release(total, noise[0], divisor))
+        gradient = self.group.same(lambda: self.mechanism.release(total, noise[0], divisor, over=True))
         if quantile:
             votes = self.group.sum(self._votes)
             released = self.group.same(lambda: self._released_votes(quantile, votes, noise[1]))

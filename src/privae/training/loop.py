@@ -140,12 +140,13 @@ def train(  # noqa: PLR0913  who, what, how, and who is told
     batches = release.sampling.batches(len(records[0]), schedule.steps - progress.start, release.noise)
     with FlatParameters(parameters) as flat, bound.noise_ahead(release.noise, schedule.steps) as noise:
         progress.begin(flat.values)
+        total: Tensor | None = None
         try:
             for step, epsilon in _charged_steps(release, schedule, progress, flat.values):
                 batch = hands.group.same(lambda: next(batches))
                 parts = _parts(records, batch, objective, release.noise, hands)
                 total = clipped_gradient_sum(
-                    model, objective.loss, parts, bound.clipping, objective.summation, bound.observe
+                    model, objective.loss, parts, bound.clipping, objective.summation, bound.observe, total
                 )
                 progress.expect_noise()
                 gradient = bound.release(total, (noise, release.noise), schedule.expected_batch_size)
