@@ -202,8 +202,8 @@ class Ours:
         least, most = MICRO_BATCH
         if case.model in WIDE:
             return least
-        spread = 3 * math.sqrt(case.batch) if self.poisson else 0
-        return min(max(8 * math.ceil((case.batch + spread) / 8), least), most)
+        spread = 2 * math.sqrt(case.batch) if self.poisson else 0
+        return min(max(64 * math.ceil((case.batch + spread) / 64), least), most)
 
 
 PLAIN, NO_NOISE = "plain", "privae float32, no noise"

@@ -24,6 +24,10 @@ Setting = int | float | str | bool | None
 MOST_NUMBERS = 2**36  # noise numbers a run may draw; the sampler's share of delta is charged for all of them
 THRESHOLD_SHARE = 0.1  # of delta, where categories are bought
 MICRO_BATCH = (64, 1024)  # least and most records of a block of a gradient sum
+PLACES = (
+    "a record's own gradient may depend on its place in the batch through rounding, which a kink of a network "
+    "can enlarge"
+)
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -261,7 +265,7 @@ def _not_covered(plan: Plan) -> tuple[str, ...]:
     if "float32" in kinds:
         items.append("floating-point summation of gradients in float32")
     if kinds:
-        items.append("the last bits of a record's own gradient, which may depend on its place in the batch")
+        items.append(PLACES)
     return tuple(items)
 
 

@@ -309,7 +309,12 @@ def test_torch_keeps_its_number_of_threads_here_and_in_threads_to_come(monkeypat
             later.start()
             later.join()
             assert torch.get_num_threads() == 2
-        assert seen == {"MainThread": 2, "privae noise_0": 1, "privae noise": 1, "later": 2}  # the key of a child
+        assert seen == {
+            "MainThread": 2,
+            "privae noise_0": 1,
+            "privae noise": 1,
+            "later": 2,
+        }  # the key of a child
     finally:
         torch.set_num_threads(before)
 

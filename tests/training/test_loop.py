@@ -101,7 +101,7 @@ def test_fresh_latent_noise_is_drawn_for_every_record_and_step():
         seen.append(parts[1].detach().clone())
         return to_zero(model, parts)
 
-    objective = Objective(keep, noise_size=3, summation=Summation("by rule", "proved", 4))
+    objective = Objective(keep, noise_size=3, summation=Summation("by rule", "float32", 4))
     train(one_weight(), objective, ONES, plain(), Schedule(2, 4.0))
     assert [draw.shape for draw in seen] == [(4, 3), (4, 3)]
     assert torch.cat(seen).unique().numel() == 24

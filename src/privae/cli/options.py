@@ -81,7 +81,11 @@ Strict = Annotated[
 ]
 PlanFile = Annotated[Path | None, option("--plan", text="Follow a plan written by: privae plan -o.")]
 Resume = Annotated[
-    bool, option("--resume", text="Go on with a fit that was interrupted: the same command again.")
+    bool,
+    option(
+        "--resume",
+        text="Go on with an interrupted fit: the same command and the same data again (data are not checked).",
+    ),
 ]
 Device = Annotated[str, option("--device", text="Where gradients are computed: cpu (default), cuda, cuda:1.")]
 Charged = Annotated[Path | None, option("--ledger", text="Charge this ledger; refused past its cap.")]

@@ -187,7 +187,9 @@ def resumable(checkpoint: Path, note: Callable[[str], None]) -> Iterator[None]:
     except BaseException as error:
         cut_off = isinstance(error, ResourceError) or not isinstance(error, PrivaeError)
         if cut_off and checkpoint.exists():
-            note("the fit can go on, and is not charged again: repeat the command with --resume")
+            note(
+                "the fit can go on from its last block, and is not charged again: repeat the command with --resume"
+            )
         raise
 
 

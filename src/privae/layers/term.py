@@ -41,7 +41,8 @@ class Weights:
     def to(self, dtype: torch.dtype) -> Tensor:
         """The factors in the precision of a sum."""
         if dtype not in self._cast:
-            self._cast[dtype] = self.factors.to(dtype)
+            # a factor that would lose digits below float32's normal numbers is 0
+            self._cast[dtype] = torch.where(self.factors < 2.0**-126, 0.0, self.factors).to(dtype)
         return self._cast[dtype]
 
     def part(self, part: slice) -> "Weights":
@@ -360,7 +361,8 @@ def squares(rows: Float[Tensor, "n *shape"]) -> Float64[Tensor, "n"]:
     # pieces of this many rows stay in the cache while their numbers are converted
     size = max(1, 2**16 // max(flat.shape[1], 1))
     found = [torch.linalg.vector_norm(x, dim=1, dtype=torch.float64) for x in torch.split(flat, size)]
-    return torch.cat(found).square() if found else flat.new_zeros(0, dtype=torch.float64)
+    # a norm this small is said to be larger, for its square would vanish beside that of another factor
+    return torch.cat(found).clamp(min=2.0**-400).square() if found else flat.new_zeros(0, dtype=torch.float64)
 
 
 @cache

@@ -228,7 +228,7 @@ def drafted(run: Run, name: str) -> Summation:
 def _block(expected: float) -> int:
     """Records of a block: nearly every drawn batch fits in one, or in several full ones."""
     least, most = MICRO_BATCH
-    return min(max(8 * math.ceil((expected + 3 * math.sqrt(expected)) / 8), least), most)
+    return min(max(64 * math.ceil((expected + 2 * math.sqrt(expected)) / 64), least), most)
 
 
 def joined(first: Draft, trained: Draft) -> Draft:

@@ -1,5 +1,6 @@
 """The bound of one training: the clip norm and its mechanism, which a released quantile may move from step to step."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from privae.errors import PrivacyRefused
 from privae.privacy.clipping import Clipping, Kind, Quantile
+from privae.privacy.correlated import Stream
+from privae.privacy.gradients import Summation
 from privae.privacy.mechanism import Mechanism, Noise, for_gradients
 from privae.privacy.noise import NoiseSource, ahead
 from privae.training.group import Group
@@ -48,8 +52,23 @@ class Bound:
 
     def __post_init__(self) -> None:
         quantile = self.rule.quantile
+        if quantile and isinstance(self.planned, Stream):
+            raise PrivacyRefused(
+                "a stream has one sensitivity for all its steps; keep the clip norm fixed in it"
+            )
         self.clip_norm = quantile.start if quantile else self.planned.clip_norm
         self._votes = torch.zeros(1, dtype=torch.int64)
+
+    def check(self, summation: Summation) -> None:
+        """Refuse a mechanism whose sensitivity leaves out what this summation or its own grid adds."""
+        planned = self.planned
+        if planned.noise_multiplier and (
+            planned.slack < summation.slack or planned.rounding < planned.grid * math.sqrt(self.size)
+        ):
+            raise PrivacyRefused(
+                "the mechanism was not planned for this sum; make it with "
+                "for_gradients(clip_norm, noise_multiplier, size, summation.slack)"
+            )
 
     @property
     def clipping(self) -> Clipping:

@@ -136,7 +136,10 @@ def train(  # noqa: PLR0913  who, what, how, and who is told
     parameters = trainable(model)
     size = sum(parameter.numel() for parameter in parameters)
     bound = Bound(release.mechanism, release.rule, size, hands.group)
+    bound.check(objective.summation)
     progress = _Progress(schedule, bound, hands)
+    # privacy: how many numbers a batch takes tells its size, so they are not counted with those of the noise
+    latent = NoiseSource(release.noise.words(4).tobytes())
     batches = release.sampling.batches(len(records[0]), schedule.steps - progress.start, release.noise)
     with FlatParameters(parameters) as flat, bound.noise_ahead(release.noise, schedule.steps) as noise:
         progress.begin(flat.values)
@@ -144,7 +147,7 @@ def train(  # noqa: PLR0913  who, what, how, and who is told
         try:
             for step, epsilon in _charged_steps(release, schedule, progress, flat.values):
                 batch = hands.group.same(lambda: next(batches))
-                parts = _parts(records, batch, objective, release.noise, hands)
+                parts = _parts(records, batch, objective, latent, hands)
                 total = clipped_gradient_sum(
                     model, objective.loss, parts, bound.clipping, objective.summation, bound.observe, total
                 )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from privae.errors import PrivacyRefused, UsageError
-from privae.plan import MOST_NUMBERS, sampler_delta
+from privae.plan import MOST_NUMBERS, PLACES, sampler_delta
 from privae.privacy import accountant
 from privae.privacy.gradients import Summation
 from privae.privacy.guarantee import Guarantee
@@ -77,4 +77,4 @@ def _not_covered(noise: NoiseSource, summation: Summation) -> Iterator[str]:
     yield "other fits of the same data, unless all of them share one ledger; trying settings out is a fit too"
     if summation.precision == "float32":
         yield "floating-point summation of gradients in float32"
-    yield "the last bits of a record's own gradient, which may depend on its place in the batch"
+    yield PLACES

@@ -175,14 +175,21 @@ class Checkpoint:
     @classmethod
     def load(cls, path: Path, noise: NoiseSource) -> "Checkpoint":
         """The checkpoint in a file, for a life that draws from `noise`."""
-        members = files.read_archive(path)
+        try:
+            members = files.read_archive(path)
+        except ArtifactError:
+            # privacy: an older copy would run steps again that are charged once, so none is asked for
+            raise ArtifactError(
+                f"the checkpoint {path} is damaged and cannot be resumed; remove it and fit again, which is "
+                "charged again"
+            ) from None
         try:
             notes = _Notes.model_validate_json(members.pop(_NOTES))
             kept = cls(path, Plan.loads(members.pop("plan.toml").decode()), noise)
             text = members.pop("ledger.jsonl").decode()
         except (KeyError, ValueError):
             raise ArtifactError(
-                f"{path} is not the checkpoint of a fit; restore a copy, or remove it"
+                f"{path} is not the checkpoint of a fit; remove it and fit again, which is charged again"
             ) from None
         kept.ledger = Ledger.parse(text) if text else kept.ledger
         kept.code_version, kept.fixed = notes.code_version, notes.fixed or noise.fixed
@@ -264,5 +271,7 @@ def _read(load: Any, body: bytes, path: Path) -> dict[str, Any]:  # noqa: ANN401
     try:
         found: dict[str, Any] = load(body)
     except (safetensors.SafetensorError, ValueError, KeyError):
-        raise ArtifactError(f"{path} holds a part that does not read; restore a copy, or remove it") from None
+        raise ArtifactError(
+            f"{path} holds a part that does not read; remove it and fit again, which is charged again"
+        ) from None
     return found
