@@ -20,6 +20,7 @@ _LIMIT = 2.0**52  # of a real total in grid steps, as of its noise: float64 adds
 _WHOLE = 2**62  # of an integer total, as of its noise: int64 adds the two
 _FINEST = 2.0**-1000  # grid, so that its inverse is a float64 as well
 _DTYPES = ("float32", "float64", "int64")
+_ROW = 2**10  # of them that BLAS multiplies at once, too few to wake its threads
 _CHUNK = 2**15  # numbers at a time: they stay in the cache, and torch keeps to one thread
 _GRID_SHARE = 0.001  # share of the clip norm that rounding a gradient total may cost
 
@@ -217,13 +218,14 @@ def _write_noisy(
         np.add(values, added, out=values)
         np.multiply(values, steps[1], out=place if place.dtype == values.dtype else values)
         if place.dtype != values.dtype:
-            np.copyto(place, values, casting="same_kind")
+            torch.from_numpy(place).copy_(torch.from_numpy(values))
 
 
 def _small(values: NDArray[np.float64]) -> bool:
-    """Whether all numbers are below the limit; nan is not."""
-    low, high = torch.aminmax(torch.from_numpy(values))
-    return bool((low > -_LIMIT) & (high < _LIMIT))
+    """Whether all numbers are below the limit, of which a sum of squares below its square is proof; nan is not."""
+    even = len(values) - len(values) % _ROW
+    rows, rest = values[:even].reshape(-1, _ROW), values[even:]
+    return bool((np.vecdot(rows, rows) < _LIMIT**2).all()) and bool((np.abs(rest) < _LIMIT).all())
 
 
 def _noisy_integers(total: Tensor, steps: tuple[float, float], grid: float, noise: Noise) -> Tensor:

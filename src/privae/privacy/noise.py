@@ -232,8 +232,7 @@ class _Desk:
         with torch.inference_mode(mode=False):
             self.uniform_, self.turn_ = torch.from_numpy(self.uniform), torch.from_numpy(self.turn)
             self.radius_ = torch.from_numpy(self.radius)
-            self.ideal_ = torch.from_numpy(self.ideal)
-            self.cosine_, self.sine_ = self.ideal_
+            self.cosine_, self.sine_ = torch.from_numpy(self.ideal)
 
 
 def _candidates(desk: _Desk, std: float, rounded: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -269,12 +268,11 @@ def _candidates(desk: _Desk, std: float, rounded: NDArray[np.float64]) -> NDArra
     np.rint(desk.ideal, out=rounded)
     np.subtract(desk.ideal, rounded, out=desk.ideal)
     edge, low, high = 0.5 - std * _WINDOW, std * _LOW, std * _HIGH
-    ends = [float(end) for values in (desk.ideal_, desk.radius_) for end in torch.aminmax(values)]
-    if -edge < ends[0] and ends[1] < edge and low <= ends[2] and ends[3] <= high:
+    near = (desk.ideal > -edge) & (desk.ideal < edge)
+    inside = (desk.radius >= low) & (desk.radius <= high)
+    if near.all() and inside.all():
         return np.empty(0, np.intp)
-    clear = ((desk.ideal > -edge) & (desk.ideal < edge)).all(axis=0)
-    clear &= (desk.radius >= low) & (desk.radius <= high)
-    return _uncertain(desk, std, np.flatnonzero(~clear))
+    return _uncertain(desk, std, np.flatnonzero(~(near.all(axis=0) & inside)))
 
 
 def _uncertain(desk: _Desk, std: float, pairs: NDArray[np.intp]) -> NDArray[np.intp]:
