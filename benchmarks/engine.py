@@ -13,6 +13,7 @@ step. Extra memory: the peak of a process of its own beyond model, records and o
 """
 
 import argparse
+import ast
 import json
 import os
 import subprocess
@@ -147,11 +148,28 @@ def take(report: Report, rows: list[Row]) -> list[Row]:
     return [row for row in rows if row["question"] == "profile"]
 
 
-def measure(report: Report, cells: list[Cell], seconds: float) -> list[Row]:
-    """Every job of torch; the profiles, which are reported only where a target is missed."""
+def earlier_rows(path: Path | None) -> list[Row]:
+    """The rows that a run printed before it was cut short."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path else []
+    return [ast.literal_eval(line) for line in lines if line.startswith("{'question'")]
+
+
+def measure(report: Report, cells: list[Cell], seconds: float, earlier: list[Row]) -> list[Row]:
+    """Every job of torch; the profiles, which are reported only where a target is missed.
+
+    A job whose last row, the roof, is among the earlier ones is run again for a moment, for its profile alone.
+    """
     profiles = []
     for job in timing_jobs(cells, seconds):
-        profiles += take(report, run_job(job))
+        cell = {**{"threads": 1}, **{key: job[key] for key in ("model", "batch", "threads") if key in job}}
+        done = [row for row in earlier if all(row.get(key) == value for key, value in cell.items())]
+        if job["question"] != "time" or not any(row["question"] == "roof" for row in done):
+            profiles += take(report, run_job(job))
+            continue
+        take(report, done)
+        if job.get("profiled"):
+            again = run_job({**job, "engines": job["profiled"], "seconds": 0.1})
+            profiles += [row for row in again if row["question"] == "profile"]
     with ThreadPoolExecutor(2) as pool:
         for rows in pool.map(run_job, other_jobs(cells)):
             take(report, rows)
@@ -218,6 +236,9 @@ def options() -> argparse.Namespace:
     """The command line."""
     result = parser(__doc__ or "")
     result.formatter_class = argparse.RawDescriptionHelpFormatter
+    result.add_argument(
+        "--earlier", type=Path, metavar="LOG", help="what a run printed before it was cut short"
+    )
     result.add_argument("--only", metavar="MODEL:BATCH", help="one cell; writes nothing")
     result.add_argument("--seconds", type=float, default=6.0, help="for the rounds of one process")
     result.add_argument(
@@ -236,7 +257,7 @@ def main() -> None:
         cells = [(model, int(batch))]
     seconds = 1.0 if chosen.quick else chosen.seconds
     report.row(question="versions", **peers())
-    profiles = measure(report, cells, seconds)
+    profiles = measure(report, cells, seconds, earlier_rows(chosen.earlier))
     measure_jax(report, chosen.jax, cells, seconds)
     check(report, profiles)
     if not chosen.only:
