@@ -97,7 +97,11 @@ def transcript(monkeypatch):
         answers = iter(replay or ())
 
         def release(mechanism, total, noise, divisor=1.0, *, over=False):
-            answer = real(mechanism, total, noise, divisor, over=over)
+            answer = (
+                real(mechanism, total, noise, divisor).clone()
+                if over
+                else real(mechanism, total, noise, divisor)
+            )
             if noise.fixed is not True or noise is not source:
                 return answer  # training on released samples draws from a public source of its own
             released.append(answer if replay is None else next(answers))

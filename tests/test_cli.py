@@ -158,7 +158,7 @@ def test_a_fit_neither_begins_over_an_interrupted_one_nor_resumes_none(room, tmp
     assert main(fit) == 2
     assert "resume it (--resume), or remove the file" in capsys.readouterr().err
     assert main([*fit, "--resume"]) == 6
-    assert "not a privae model file" in capsys.readouterr().err
+    assert "is damaged and cannot be resumed" in capsys.readouterr().err
     assert kept.read_bytes() == b"an interrupted fit"
     assert main(["inspect", str(kept)]) == 6
 

@@ -247,9 +247,9 @@ def test_a_resumed_fit_replays_its_statistics_and_runs_only_the_steps_left(
     assert (kept.ledger.charged("gradients"), kept.updates) == (10, {"gradients": 5})
     sizes, real, answers = [], Mechanism.release, []
 
-    def release(self, total, *more):
+    def release(self, total, *more, **options):
         sizes.append(total.shape if self.noise_multiplier else None)  # the warm start has none
-        return real(self, total, *more)
+        return real(self, total, *more, **options)
 
     monkeypatch.setattr(Mechanism, "release", release)
     recall = Checkpoint.recall

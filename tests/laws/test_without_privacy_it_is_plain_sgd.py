@@ -66,7 +66,8 @@ def test_the_vae_trains_as_it_does_without_this_library():
 
     objective = Objective(loss, noise_size=2, summation=Summation("by rule", "proved", 32))
     train(network, objective, (x,), release(FullBatch(), noise()), Schedule(STEPS, float(N), 0.1, "sgd"))
-    source, torch_optimizer = noise(), torch.optim.SGD(plain.parameters(), lr=0.1)
+    source = NoiseSource(noise().words(4).tobytes())  # latent draws have a source of their own
+    torch_optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
     for _ in range(STEPS):
         drawn = torch.from_numpy(source.gaussian_integers(N * 2, 2.0**20)).double().view(N, 2) / 2**20
         torch_optimizer.zero_grad()

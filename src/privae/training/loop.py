@@ -139,7 +139,7 @@ def train(  # noqa: PLR0913  who, what, how, and who is told
     bound.check(objective.summation)
     progress = _Progress(schedule, bound, hands)
     # privacy: how many numbers a batch takes tells its size, so they are not counted with those of the noise
-    latent = NoiseSource(release.noise.words(4).tobytes())
+    latent = NoiseSource(release.noise.words(4).tobytes()) if objective.noise_size else release.noise
     batches = release.sampling.batches(len(records[0]), schedule.steps - progress.start, release.noise)
     with FlatParameters(parameters) as flat, bound.noise_ahead(release.noise, schedule.steps) as noise:
         progress.begin(flat.values)
