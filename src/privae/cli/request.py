@@ -16,7 +16,6 @@ from privae.data.tables import read_header, read_table
 from privae.errors import DataError, PrivaeError, ResourceError, UsageError
 from privae.plan import Plan
 from privae.training.books import check_checkpoint
-from privae.training.group import processes
 from privae.training.launch import place
 from privae.vae import DEFAULT_DELTA, VAE, image_schema
 
@@ -163,8 +162,6 @@ def check_outputs(
     files.check_writable(path)
     if not path.exists():
         return
-    if not path.is_file():
-        raise UsageError(f"{path} is not a file; name one")
     if not replace:
         raise UsageError(f"{path} exists and may hold what you declared; name another file, or remove it")
     if any(source is not None and source.exists() and path.samefile(source) for source in sources):
@@ -191,13 +188,6 @@ def resumable(checkpoint: Path, note: Callable[[str], None]) -> Iterator[None]:
                 "the fit can go on from its last block, and is not charged again: repeat the command with --resume"
             )
         raise
-
-
-@contextmanager
-def job(device: str) -> Iterator[None]:
-    """Together with the processes that torchrun started, if any: what ends one ends all, and is said once."""
-    with processes(device):
-        yield
 
 
 def save(model: VAE, path: Path) -> None:

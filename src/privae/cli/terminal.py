@@ -218,15 +218,6 @@ def fail(error: BaseException, *, as_json: bool) -> int:
     return code
 
 
-def _drop_broken_stdout() -> None:
-    """Where stdout takes no more (a closed pipe, a full disk), keep Python from failing on it at the end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _speaks() -> bool:
     """Whether this process is the one of its job that speaks."""
     with contextlib.suppress(UsageError):  # a place that does not read is an error of its own, and said

@@ -182,9 +182,10 @@ def fit(  # noqa: PLR0913  one parameter an option
     out = Terminal(quiet, as_json)
     with out.progress(f"reading {data.name}") as watch:
         from privae.cli import request, telling
+        from privae.training.group import processes
 
         asked = request.Request(data, schema, epsilon, delta, rows, classes, recipe, fidelity, strict)
-        with request.job(device):
+        with processes(device):
             target = output or request.default_model(data)
             request.check_outputs(target, (".privae",), [data, schema, plan, ledger])
             kept = request.checkpoint_of(target, resume=resume)
