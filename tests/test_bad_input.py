@@ -247,8 +247,15 @@ def test_with_json_an_error_is_an_object_too(room, capsys) -> None:
 def test_an_output_that_cannot_be_written_costs_nothing(model, room, capsys, monkeypatch) -> None:
     monkeypatch.setattr(VAE, "fit", lambda *_, **__: pytest.fail("the budget was spent"))
     (room / "d.csv").write_text(f"{HEADER}\n{ROW}\n")
-    for name in ("no/such/folder.privae", ".", "model.csv", "d.csv"):
-        refused(capsys, 2, *fit(room, "d.csv"), "-o", room / name)
+    says = {
+        "no/such/folder.privae": "does not exist",
+        ".": "is a directory",
+        "model.csv": "must end in .privae",
+        "d.csv": "must end in .privae",
+        "d.csv/m.privae": "d.csv is not a folder",
+    }
+    for name, fault in says.items():
+        assert fault in refused(capsys, 2, *fit(room, "d.csv"), "-o", room / name)
     for device in ("/dev/null", "/dev/full"):
         assert main(["sample", str(model), "-o", device]) == 2
         assert main(["ledger", "open", device, "--epsilon", "1"]) == 2

@@ -95,7 +95,13 @@ def test_places_that_cannot_be_written_are_refused_early(tmp_path):
         files.check_writable(tmp_path)
     with pytest.raises(UsageError, match="does not exist"):
         files.check_writable(tmp_path / "no" / "a")
+    with pytest.raises(UsageError, match="too long"):
+        files.check_writable(tmp_path / ("a" * 300))
     files.check_writable(tmp_path / "a")
+    (tmp_path / "a").write_bytes(b"")
+    for name in ("a/b", "a/b/c"):
+        with pytest.raises(UsageError, match="a is not a folder"):
+            files.check_writable(tmp_path / name)
 
 
 def test_an_archive_comes_back_and_is_the_same_twice(tmp_path):

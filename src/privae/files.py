@@ -50,10 +50,20 @@ def check_writable(path: Path) -> None:
 
     Called before any budget is spent, so that a mistyped output costs nothing.
     """
+    try:
+        _check_place(path)
+    except OSError as error:
+        raise _as_ours(error, path) from None
+
+
+def _check_place(path: Path) -> None:
     if path.is_dir():
         raise UsageError(f"{path} is a directory; name a file")
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is not a regular file, and would be replaced; name a file")
+    nearest = next(filter(Path.exists, path.parents), path.parent)
+    if nearest.exists() and not nearest.is_dir():
+        raise UsageError(f"{nearest} is not a folder; name a file in one")
     if not path.parent.is_dir():
         raise UsageError(f"the folder {path.parent} does not exist; create it first")
     if not os.access(path.parent, os.W_OK):

@@ -157,9 +157,9 @@ def check_outputs(
     """
     if path is None:
         return
+    files.check_writable(path)
     if endings and path.suffix.lower() not in endings:
         raise UsageError(f"{path.name} must end in {' or '.join(endings)}")
-    files.check_writable(path)
     if not path.exists():
         return
     if not replace:
