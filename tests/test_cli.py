@@ -141,8 +141,12 @@ def test_fit_follows_a_plan_and_charges_a_ledger(room, tmp_path, capsys) -> None
     assert "--epsilon is fixed by the plan" in capsys.readouterr().err
 
 
-def test_a_fit_that_ends_leaves_its_model_alone(room, tmp_path) -> None:
+def test_a_fit_that_ends_leaves_its_model_alone_and_names_what_it_does_from_the_first(
+    room, tmp_path, capsys
+) -> None:
     assert main(["fit", *room.table, *PUBLIC, "-o", str(tmp_path / "m.privae")]) == 0
+    phases = [line for line in capsys.readouterr().err.splitlines() if line.endswith(" ...")]
+    assert phases[:2] == ["choosing the noise ...", f"reading {Path(room.table[0]).name} ..."]
     assert [path.name for path in tmp_path.iterdir()] == ["m.privae"]
 
 

@@ -17,6 +17,7 @@ from privae.errors import DataError, PrivaeError, ResourceError, UsageError
 from privae.plan import Plan
 from privae.training.books import check_checkpoint
 from privae.training.launch import place
+from privae.training.watch import Watch
 from privae.vae import DEFAULT_DELTA, VAE, image_schema
 
 TABLES, IMAGES = (".csv", ".parquet"), (".npz",)
@@ -58,7 +59,7 @@ class Request:
             )
         return Schema.load(self.schema).ordered(header, self.source.name)
 
-    def planned(self, facts: Schema | ImageSchema) -> tuple[VAE, Plan]:
+    def planned(self, facts: Schema | ImageSchema, watch: Watch) -> tuple[VAE, Plan]:
         """The model to fit and its plan, from the options. Errors: UsageError without an epsilon."""
         if self.epsilon is None:
             raise UsageError(
@@ -73,6 +74,7 @@ class Request:
             fidelity=self.fidelity,
             strict=self.strict,
         )
+        watch.phase("choosing the noise", 1)
         return model, model.plan(facts)
 
     def followed(self, facts: Schema | ImageSchema, path: Path) -> tuple[VAE, Plan]:
@@ -190,9 +192,10 @@ def resumable(checkpoint: Path, note: Callable[[str], None]) -> Iterator[None]:
         raise
 
 
-def save(model: VAE, path: Path) -> None:
+def save(model: VAE, path: Path, watch: Watch) -> None:
     """Write the model file, in the first process of a job."""
     if place().first:
+        watch.phase(f"writing {path.name}", 1)
         model.save(path)
 
 

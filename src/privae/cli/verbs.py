@@ -139,8 +139,7 @@ def plan(  # noqa: PLR0913  one parameter an option
         asked = request.Request(data, schema, epsilon, delta, rows, classes, recipe, fidelity, strict)
         request.check_outputs(output, (".toml",), [data, schema])
         facts = asked.facts()
-        watch.phase("choosing the noise", 1)
-        _, made = asked.planned(facts)
+        _, made = asked.planned(facts, watch)
         if output is not None:
             made.save(output)
     _say_delta(out, delta)
@@ -180,7 +179,7 @@ def fit(  # noqa: PLR0913  one parameter an option
 ) -> None:
     """Spend the budget once, and write a model; everything afterwards is free."""
     out = Terminal(quiet, as_json)
-    with out.progress(f"reading {data.name}") as watch:
+    with out.progress(f"reading the header of {data.name}") as watch:
         from privae.cli import request, telling
         from privae.training.group import processes
 
@@ -190,15 +189,15 @@ def fit(  # noqa: PLR0913  one parameter an option
             request.check_outputs(target, (".privae",), [data, schema, plan, ledger])
             kept = request.checkpoint_of(target, resume=resume)
             facts = asked.facts()
-            model, agreed = asked.followed(facts, plan) if plan else asked.planned(facts)
+            model, agreed = asked.followed(facts, plan) if plan else asked.planned(facts, watch)
+            watch.phase(f"reading {data.name}", 1)
             x, y = request.read(data)
             if plan is None:
                 _say_delta(out, delta)
             more: dict[str, Any] = {"ledger": ledger, "checkpoint": kept, "resume": resume, "device": device}
             with request.resumable(kept, out.note):
                 model.fit(x, y, schema=facts, plan=agreed, watch=watch, **more)
-                watch.phase(f"writing {target.name}", 1)
-                request.save(model, target)
+                request.save(model, target, watch)
     fields = {"model": target, "guarantee": telling.guarantee_fields(model.guarantee), "notes": agreed.notes}
     out.report(telling.fitted_text(model, target), {**fields, "plan_hash": agreed.hash, "ledger": ledger})
 
