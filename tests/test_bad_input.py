@@ -268,16 +268,17 @@ def _child(*arguments: object, **options: object) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, **{**pipes, **options})  # type: ignore[call-overload,no-any-return]
 
 
-def test_an_interrupted_fit_exits_130_and_leaves_only_what_it_can_go_on_from(room, people) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_fit_exits_130_and_leaves_only_what_it_can_go_on_from(room, people, sent) -> None:
     people(3000).to_csv(room / "d.csv", index=False)
     before = set(room.iterdir())
-    child = _child(
-        *fit(room, "d.csv"), preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
-    )
+    # SIGTERM ends a fit in the background of a script, too, where Ctrl-C is ignored
+    ctrl_c = signal.default_int_handler if sent == signal.SIGINT else signal.SIG_IGN
+    child = _child(*fit(room, "d.csv"), preexec_fn=lambda: signal.signal(signal.SIGINT, ctrl_c))
     assert child.stderr is not None
     phases = iter(child.stderr.readline, "")
     assert any("warm start" in line for line in phases)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(sent)
     _, err = child.communicate(timeout=60)
     assert child.returncode == 130
     assert err.splitlines()[-1].startswith("privae: interrupted")

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from privae.cli.request import parsed_classes
 from privae.cli.terminal import Bars, Lines, Terminal, jsonable
 from privae.errors import UsageError
 from privae.plan import Plan
+from privae.training.state import uninterrupted
 from privae.training.watch import Silent, Watch
 from privae.vae import VAE
 
@@ -320,6 +322,24 @@ def test_progress_is_drawn_on_a_terminal_and_told_in_lines_elsewhere(monkeypatch
         watched(watch)
     for part in ("reading", "tables", "epsilon 1.25", "a note [1]"):
         assert part in terminal.getvalue()
+
+
+def test_sigterm_waits_for_a_block_as_ctrl_c_does_and_is_left_to_torchrun(monkeypatch) -> None:
+    done = []
+
+    def block() -> None:
+        with shown.ending(), uninterrupted():
+            signal.raise_signal(signal.SIGTERM)
+            done.append("the block")
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert done == ["the block"]
+    job = {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
+    for name, value in job.items():
+        monkeypatch.setenv(name, str(value))
+    with shown.ending():
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_json_has_no_number_that_is_not_one() -> None:

@@ -385,13 +385,14 @@ def test_another_plan_does_not_resume_a_fit(interrupted, refined):
     assert path.read_bytes() == before
 
 
-def test_ctrl_c_ends_with_130_an_honest_ledger_and_the_way_on(asked, monkeypatch, capsys):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_with_130_an_honest_ledger_and_the_way_on(asked, monkeypatch, capsys, number):
     fit, steps = asked.fit, []
 
     def press(self, count, epsilon=None):
         steps.append(count)
         if len(steps) == 12:
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
 
     monkeypatch.setattr(Lines, "advance", press)
     assert main(fit) == 130

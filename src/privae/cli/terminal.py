@@ -11,10 +11,13 @@ import errno
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any, cast
 
 import typer
@@ -24,7 +27,7 @@ from rich.table import Column
 from rich.text import Text
 
 from privae.errors import PrivaeError, ResourceError, UsageError
-from privae.training.launch import place, told
+from privae.training.launch import Place, place, told
 from privae.training.watch import Silent, Watch
 
 INTERRUPTED = 130
@@ -218,11 +221,40 @@ def fail(error: BaseException, *, as_json: bool) -> int:
     return code
 
 
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """Take SIGTERM, by which schedulers and shutdowns end a program, as Ctrl-C is taken at that moment.
+
+    So a fit ends between two blocks, and can go on. Left as it is where somebody else sees to it, and under torchrun,
+    which ends the other processes by it when one of them failed and said why.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        pressed = signal.getsignal(signal.SIGINT)
+        if not callable(pressed):  # a script's job in the background ignores Ctrl-C
+            raise KeyboardInterrupt
+        pressed(number, frame)
+
+    main = threading.current_thread() is threading.main_thread()
+    ours = main and _place().size == 1 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _place() -> Place:
+    with contextlib.suppress(UsageError):  # a place that does not read is an error of its own, and said
+        return place()
+    return Place()
+
+
 def _speaks() -> bool:
     """Whether this process is the one of its job that speaks."""
-    with contextlib.suppress(UsageError):  # a place that does not read is an error of its own, and said
-        return place().first
-    return True
+    return _place().first
 
 
 def _is_told(error: BaseException) -> bool:

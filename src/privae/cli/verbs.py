@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from privae.cli import options as given
-from privae.cli.terminal import Terminal, aligned, fail
+from privae.cli.terminal import Terminal, aligned, ending, fail
 from privae.errors import UsageError
 
 if TYPE_CHECKING:
@@ -348,7 +348,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # threads that spin while they wait made a fit on a busy machine 20 times slower; read when torch is loaded
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ending():
             if argv is None and os.environ.get("PRIVAE_DEBUG") != "1":
                 warnings.simplefilter("ignore")  # privacy: a warning of a library may quote a cell
             with typer.main.get_command(app).make_context("privae", arguments) as context:
