@@ -1,5 +1,8 @@
+from datetime import date
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from privae.data.values import canonical, category_codes, column_of, distinct, numbers, widened
@@ -63,6 +66,31 @@ def test_a_short_float_is_the_decimal_that_it_would_be_written_as():
 def test_distinct_texts_point_back_to_their_records():
     places, texts = distinct(pd.Series([1, "a", 1.0, None, "1"], dtype=object))
     assert [texts[place] if place >= 0 else None for place in places] == ["1", "a", "1", None, "1"]
+
+
+def arrow(kind, *values):
+    return pd.Series(pd.arrays.ArrowExtensionArray(pa.array(values, kind)))
+
+
+@pytest.mark.parametrize(
+    ("column", "texts"),
+    [
+        (pd.Series(pd.arrays.SparseArray([1.0, np.nan, 2.5])), ["1", None, "2.5"]),
+        (pd.Series(pd.arrays.SparseArray([1, 0, 1])), ["1", "0", "1"]),
+        (pd.Series(pd.period_range("2020", periods=2, freq="Y")), ["2020", "2021"]),
+        (pd.Series(pd.to_datetime(["2020-01-02", None], utc=True)), ["2020-01-02 00:00:00+00:00", None]),
+        (pd.Series([1j, 2]), ["1j", "(2+0j)"]),
+        (arrow(pa.string_view(), "a", None, "a "), ["a", None, "a"]),
+        (arrow(pa.binary(), b"a", None), ["a", None]),
+        (arrow(pa.date32(), date(2020, 1, 2), None), ["2020-01-02", None]),
+        (arrow(pa.list_(pa.int64()), [1, 2], None), ["[1 2]", None]),
+        (arrow(pa.null(), None, None), [None, None]),
+    ],
+    ids=lambda value: str(getattr(value, "dtype", "")),
+)
+def test_columns_of_any_type_have_texts(column, texts):
+    places, found = distinct(column)
+    assert [found[place] if place >= 0 else None for place in places] == texts
 
 
 def test_a_category_is_matched_by_spelling_then_by_number_if_only_one_is_that_number():

@@ -252,17 +252,16 @@ def _told_apart(column: pd.Series) -> tuple[NDArray[np.int64] | None, Sequence[A
     for one, spelled as the first record does. So text is told apart by Arrow or Python, only typed numbers and
     times by pandas.
     """
-    try:
-        if (spelled := _spelled(column)) is not None:
-            return spelled[0], spelled[1].to_pylist()
-        kind = column.dtype.kind
-        if kind == "f":
-            plain: Any = getattr(column.dtype, "numpy_dtype", column.dtype)
-            return _factorized(pd.Series(widened(column.to_numpy(dtype=plain, na_value=np.nan))))
-        if kind in "biumM":
-            return _factorized(column)
-    except Exception:  # noqa: BLE001, S110  exotic extension types
-        pass
+    if (spelled := _spelled(column)) is not None:
+        return spelled[0], spelled[1].to_pylist()
+    kind = column.dtype.kind
+    plain: Any = getattr(column.dtype, "numpy_dtype", column.dtype)
+    # another library's type may say that it holds numbers, and know neither to give nor to compare them
+    typed = isinstance(plain, np.dtype | pd.DatetimeTZDtype)
+    if typed and kind == "f":
+        return _factorized(pd.Series(widened(column.to_numpy(dtype=plain, na_value=np.nan))))
+    if typed and kind in "biumM":
+        return _factorized(column)
     return _apart(column.to_numpy(dtype=object).tolist())
 
 
@@ -277,7 +276,7 @@ def _spelled(column: pd.Series) -> tuple[NDArray[np.int64], Any] | None:
         return None
     try:
         texts = pa.array(column.array)
-        if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+        if texts.type not in (pa.string(), pa.large_string(), pa.string_view()):
             return None
         texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
         encoded = texts.cast(pa.large_string()).dictionary_encode()
