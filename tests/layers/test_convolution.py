@@ -12,7 +12,6 @@ from privae.layers import convolution
 from privae.layers.capture import capture, covered
 from privae.layers.convolution import Patched, Window, patches
 from privae.layers.term import Outer, Weights
-from privae.privacy.gradients import Summation, clipped_gradient_sum, supported
 
 LAYERS = {
     "plain": (lambda: nn.Conv2d(3, 4, 3), (3, 7, 9)),
@@ -44,47 +43,17 @@ def randoms(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def waves(model, parts):
-    """Squares of the outputs, no two with the same weight."""
-    found = model(*parts).flatten(1)
-    return (found * (1 + 0.3 * torch.arange(found.shape[1]).sin())).square().sum(1)
-
-
-def alone(model, parts, loss=waves):
-    """Gradients of each record by autograd, by parameter: [n, *shape] each."""
-    parameters = list(model.parameters())
-    records = [tuple(part[i : i + 1] for part in parts) for i in range(len(parts[0]))]
-    found = [torch.autograd.grad(loss(model, record).sum(), parameters) for record in records]
-    return [torch.stack(rows) for rows in zip(*found, strict=True)]
-
-
-def close(found, expected):
-    return bool((found - expected).abs().max() <= 1e-10 * expected.abs().max())
-
-
-def check(model, *parts, loss=waves):
-    terms = capture(model, loss, parts)
-    factors = torch.linspace(0.5, 2.0, len(parts[0]), dtype=torch.float64)
-    for parameter, rows in zip(model.parameters(), alone(model, parts, loss), strict=True):
-        total = torch.zeros_like(parameter, requires_grad=False)
-        assert close(terms[parameter].squared_norms(), rows.flatten(1).square().sum(1))
-        terms[parameter].add_to(total, Weights(factors))
-        assert close(total, torch.einsum("n,n...->...", factors, rows))
-        assert close(terms[parameter].rows(slice(len(rows) // 2, None)), rows[len(rows) // 2 :])
-    return [terms[parameter] for parameter in model.parameters()]
-
-
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even")
 @pytest.mark.parametrize("n", [1, 5])
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_convolution_gives_each_record_the_gradient_of_the_record_alone(name, n):
+def test_a_convolution_gives_each_record_the_gradient_of_the_record_alone(check, name, n):
     layer, shape = LAYERS[name]
     check(layer().double(), randoms(n, *shape))
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_any_kernel_step_and_spread_is_exact(data):
+def test_any_kernel_step_and_spread_is_exact(check, data):
     def pair(least, most):
         return data.draw(st.tuples(st.integers(least, most), st.integers(least, most)))
 
@@ -109,7 +78,7 @@ def test_patches_are_those_of_torch_unfold(last):
     assert torch.equal(found, expected)
 
 
-def test_few_places_go_by_products_and_many_are_formed_piece_by_piece(monkeypatch):
+def test_few_places_go_by_products_and_many_are_formed_piece_by_piece(check, monkeypatch):
     few, many = (LAYERS[name][0]().double() for name in ("few places", "plain"))
     assert isinstance(check(few, randoms(5, 6, 5, 5))[0], Outer)
     assert isinstance(check(many, randoms(5, 3, 7, 9))[0], Patched)
@@ -119,7 +88,7 @@ def test_few_places_go_by_products_and_many_are_formed_piece_by_piece(monkeypatc
     check(many, randoms(5, 3, 7, 9))
 
 
-def test_images_that_are_channels_last_in_memory_are_the_same_images():
+def test_images_that_are_channels_last_in_memory_are_the_same_images(check, close):
     layer = nn.Conv2d(3, 4, 3).double()
     images = randoms(3, 3, 6, 6)
     turned = images.contiguous(memory_format=torch.channels_last)
@@ -128,7 +97,7 @@ def test_images_that_are_channels_last_in_memory_are_the_same_images():
 
 
 @pytest.mark.parametrize("name", ["few places", "plain"])
-def test_a_layer_called_on_images_of_two_sizes_adds_both(name):
+def test_a_layer_called_on_images_of_two_sizes_adds_both(check, waves, name):
     make, (channels, *_) = LAYERS[name]
 
     def loss(model, parts):
@@ -138,7 +107,7 @@ def test_a_layer_called_on_images_of_two_sizes_adds_both(name):
 
 
 @pytest.mark.parametrize("name", ["few places", "plain", "groups", "signal"])
-def test_several_rows_of_a_record_add_up(name):
+def test_several_rows_of_a_record_add_up(check, waves, name):
     make, shape = LAYERS[name]
 
     def loss(model, parts):
@@ -147,7 +116,7 @@ def test_several_rows_of_a_record_add_up(name):
     check(make().double(), randoms(3, 4, *shape), loss=loss)
 
 
-def test_an_image_without_a_row_axis_is_one_row():
+def test_an_image_without_a_row_axis_is_one_row(check, waves):
     layer = nn.Conv2d(3, 4, 3).double()
     check(layer, randoms(1, 3, 6, 6), loss=lambda model, parts: waves(model, (parts[0][0],)).sum()[None])
     with pytest.raises(PrivacyRefused, match="same number of rows"):
@@ -156,7 +125,7 @@ def test_an_image_without_a_row_axis_is_one_row():
         )
 
 
-def test_a_record_that_is_not_finite_leaves_the_others_alone():
+def test_a_record_that_is_not_finite_leaves_the_others_alone(close, waves):
     layer, images = nn.Conv2d(2, 3, 3, padding=1).double(), randoms(4, 2, 6, 6)
     clean = capture(layer, waves, (images,))
     images = images.clone()
@@ -171,7 +140,7 @@ def test_a_record_that_is_not_finite_leaves_the_others_alone():
         assert close(total, clean[parameter].rows(slice(None))[[0, 3]].sum(0))
 
 
-def test_only_what_trains_has_terms():
+def test_only_what_trains_has_terms(waves):
     layer = nn.Conv2d(2, 3, 3)
     layer.weight.requires_grad_(False)
     assert set(capture(layer, waves, (randoms(2, 2, 5, 5).float(),))) == {layer.bias}
@@ -183,7 +152,7 @@ def test_padding_by_anything_but_zeros_is_not_covered():
     assert not covered(nn.Conv3d(1, 1, 3))
 
 
-def test_an_autoencoder_of_convolutions_is_summed_by_rule_as_clipped_record_by_record():
+def test_an_autoencoder_of_convolutions_is_summed_by_rule_as_clipped_record_by_record(check_sum):
     def loss(model, parts):
         return (model(*parts) - 0.3).square().sum((-3, -2, -1))
 
@@ -191,10 +160,4 @@ def test_an_autoencoder_of_convolutions_is_summed_by_rule_as_clipped_record_by_r
     down = [nn.Conv2d(1, 4, 4, 2, 1), nn.Tanh(), nn.Conv2d(4, 6, 4, 2, 1), nn.Tanh()]
     up = [nn.ConvTranspose2d(6, 4, 4, 2, 1), nn.Tanh(), nn.ConvTranspose2d(4, 1, 4, 2, 1)]
     model, images = nn.Sequential(*down, *up).double(), (randoms(5, 1, 12, 12),)
-    assert supported(model, loss, images) == "by rule"
-    rows = torch.cat([rows.flatten(1) for rows in alone(model, images, loss)], dim=1)
-    clip = float(rows.norm(dim=1).median())
-    expected = (rows * (clip / rows.norm(dim=1, keepdim=True)).clamp(max=1.0)).sum(0)
-    for micro_batch in (1, 2, 5):
-        summation = Summation(path="by rule", micro_batch=micro_batch)
-        assert close(clipped_gradient_sum(model, loss, images, clip, summation), expected)
+    check_sum(model, *images, loss=loss)

@@ -9,7 +9,6 @@ from torch import nn
 from privae.errors import PrivacyRefused
 from privae.layers.capture import capture, covered
 from privae.layers.term import Weights
-from privae.privacy.gradients import Summation, clipped_gradient_sum, supported
 
 TABLES = {
     "one token": (lambda: nn.Embedding(7, 3), ()),
@@ -32,44 +31,16 @@ def randoms(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def waves(model, parts):
-    """Squares of the outputs, no two with the same weight."""
-    found = model(parts[0]).flatten(1)
-    return (found * (1 + 0.3 * torch.arange(found.shape[1]).sin())).square().sum(1)
-
-
-def close(found, expected):
-    return bool((found - expected).abs().max() <= 1e-10 * expected.abs().max())
-
-
-def alone(model, parts, loss):
-    """Gradients of each record by autograd, by parameter: [n, *shape] each."""
-    parameters = list(model.parameters())
-    records = [tuple(part[i : i + 1] for part in parts) for i in range(len(parts[0]))]
-    found = [torch.autograd.grad(loss(model, record).sum(), parameters) for record in records]
-    return [torch.stack(rows) for rows in zip(*found, strict=True)]
-
-
-def check(model, *parts, loss=waves):
-    terms = capture(model, loss, parts)
-    factors = torch.linspace(0.5, 2.0, len(parts[0]), dtype=torch.float64)
-    for parameter, rows in zip(model.parameters(), alone(model, parts, loss), strict=True):
-        total = torch.zeros_like(parameter, requires_grad=False)
-        assert close(terms[parameter].squared_norms(), rows.flatten(1).square().sum(1))
-        terms[parameter].add_to(total, Weights(factors))
-        assert close(total, torch.einsum("n,n...->...", factors, rows))
-
-
 @pytest.mark.parametrize("n", [1, 5])
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_gives_each_record_the_gradient_of_the_record_alone(name, n):
+def test_a_table_gives_each_record_the_gradient_of_the_record_alone(check, name, n):
     make, shape = TABLES[name]
     check(make().double(), tokens(n, *shape))
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=4), st.data())
-def test_any_tokens_are_exact_in_tables_and_bags(rows, data):
+def test_any_tokens_are_exact_in_tables_and_bags(check, rows, data):
     padding = data.draw(st.sampled_from([None, 0, 3]))
     mode = data.draw(st.sampled_from(["sum", "mean"]))
     places = torch.tensor(rows)
@@ -86,7 +57,7 @@ def test_a_bag_of_padding_alone_has_no_gradient():
 
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("padding", [None, 2])
-def test_weights_of_a_bag_scale_its_rows_and_get_their_own_gradient(padding, named):
+def test_weights_of_a_bag_scale_its_rows_and_get_their_own_gradient(check, padding, named):
     class Weighing(nn.Module):
         def __init__(self):
             super().__init__()
@@ -107,7 +78,7 @@ def test_weights_of_a_bag_scale_its_rows_and_get_their_own_gradient(padding, nam
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_several_calls_and_several_rows_of_a_record_add_up(name):
+def test_several_calls_and_several_rows_of_a_record_add_up(check, waves, name):
     make, shape = TABLES[name]
 
     def loss(model, parts):
@@ -119,7 +90,7 @@ def test_several_calls_and_several_rows_of_a_record_add_up(name):
 
 
 @pytest.mark.parametrize("name", ["tokens", "padded", "sum", "mean, padded"])
-def test_a_record_that_is_not_finite_leaves_the_others_alone(name):
+def test_a_record_that_is_not_finite_leaves_the_others_alone(waves, name):
     def loss(model, parts):
         return waves(model, parts[:1]) * parts[1]
 
@@ -136,19 +107,19 @@ def test_a_record_that_is_not_finite_leaves_the_others_alone(name):
     assert torch.equal(*totals)
 
 
-def test_a_token_without_a_row_axis_is_one_row():
+def test_a_token_without_a_row_axis_is_one_row(check):
     table = nn.Embedding(7, 3).double()
     check(table, tokens(1), loss=lambda model, parts: model(parts[0][0]).cos().sum()[None])
     with pytest.raises(PrivacyRefused, match="same number of rows"):
         capture(table, lambda model, parts: model(parts[0][0]).sum().expand(2), (tokens(2),))
 
 
-def test_narrow_integers_are_tokens_too():
+def test_narrow_integers_are_tokens_too(check):
     check(nn.Embedding(7, 3).double(), tokens(3, 4).int())
     check(nn.EmbeddingBag(7, 3, mode="mean").double(), tokens(3, 4).int())
 
 
-def test_a_frozen_table_has_no_terms():
+def test_a_frozen_table_has_no_terms(waves):
     model = nn.Sequential(nn.Embedding(7, 3), nn.Linear(3, 2))
     model[0].weight.requires_grad_(False)
     assert set(capture(model, waves, (tokens(4),))) == set(model[1].parameters())
@@ -174,17 +145,11 @@ def test_options_that_look_at_the_batch_are_not_covered(options):
 
 
 @pytest.mark.parametrize("name", ["tokens", "mean, padded"])
-def test_a_table_is_summed_by_rule_as_clipped_record_by_record(name):
+def test_a_table_is_summed_by_rule_as_clipped_record_by_record(check_sum, name):
     def loss(model, parts):
         found = model(*parts)
         return (found - 0.3).square().flatten(found.ndim - (2 if name == "tokens" else 1)).sum(-1)
 
     make, shape = TABLES[name]
     model, parts = nn.Sequential(make(), nn.Linear(3, 2)).double(), (tokens(5, *shape),)
-    assert supported(model, loss, parts) == "by rule"
-    rows = torch.cat([rows.flatten(1) for rows in alone(model, parts, loss)], dim=1)
-    clip = float(rows.norm(dim=1).median())
-    expected = (rows * (clip / rows.norm(dim=1, keepdim=True)).clamp(max=1.0)).sum(0)
-    for micro_batch in (1, 2, 5):
-        summation = Summation(path="by rule", micro_batch=micro_batch)
-        assert close(clipped_gradient_sum(model, loss, parts, clip, summation), expected)
+    check_sum(model, *parts, loss=loss)

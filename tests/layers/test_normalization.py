@@ -7,8 +7,6 @@ from torch import nn
 from privae.errors import PrivacyRefused
 from privae.layers.capture import capture, covered
 from privae.layers.normalization import Affine
-from privae.layers.term import Weights
-from privae.privacy.gradients import Summation, clipped_gradient_sum, supported
 
 LAYERS = {
     "layer": (lambda: nn.LayerNorm(5), (5,)),
@@ -41,39 +39,15 @@ def made(name):
     return layer, shape
 
 
-def waves(model, parts):
-    """Squares of the outputs, no two with the same weight."""
-    found = model(*parts).flatten(1)
-    return (found * (1 + 0.3 * torch.arange(found.shape[1]).sin())).square().sum(1)
-
-
-def close(found, expected):
-    return bool((found - expected).abs().max() <= 1e-10 * expected.abs().max())
-
-
-def check(model, records, loss=waves):
-    parameters = list(model.parameters())
-    alone = [
-        torch.autograd.grad(loss(model, (records[i : i + 1],)).sum(), parameters) for i in range(len(records))
-    ]
-    terms = capture(model, loss, (records,))
-    factors = torch.linspace(0.5, 2.0, len(records), dtype=torch.float64)
-    for parameter, gradients in zip(parameters, zip(*alone, strict=True), strict=True):
-        rows, total = torch.stack(gradients), torch.zeros_like(parameter, requires_grad=False)
-        assert close(terms[parameter].squared_norms(), rows.flatten(1).square().sum(1))
-        terms[parameter].add_to(total, Weights(factors))
-        assert close(total, torch.einsum("n,n...->...", factors, rows))
-
-
 @pytest.mark.parametrize("n", [1, 5])
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_scale_gives_each_record_the_gradient_of_the_record_alone(name, n):
+def test_a_scale_gives_each_record_the_gradient_of_the_record_alone(check, name, n):
     layer, shape = made(name)
     check(layer, randoms(n, *shape))
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_several_calls_and_several_rows_of_a_record_add_up(name):
+def test_several_calls_and_several_rows_of_a_record_add_up(check, waves, name):
     layer, shape = made(name)
 
     def loss(model, parts):
@@ -81,13 +55,13 @@ def test_several_calls_and_several_rows_of_a_record_add_up(name):
         found = waves(model, (rows,)) + waves(model, (rows.cos() * 2,))
         return found.unflatten(0, (-1, 4)).sum(1).square()
 
-    check(layer, randoms(3, 4, *shape), loss)
+    check(layer, randoms(3, 4, *shape), loss=loss)
 
 
 @pytest.mark.parametrize("name", ["layer", "layer of matrices", "instance 2d", "affine"])
-def test_an_input_without_a_row_axis_is_one_row(name):
+def test_an_input_without_a_row_axis_is_one_row(check, waves, name):
     layer, shape = made(name)
-    check(layer, randoms(1, *shape), lambda model, parts: waves(model, (parts[0][0],)).sum()[None]
+    check(layer, randoms(1, *shape), loss=lambda model, parts: waves(model, (parts[0][0],)).sum()[None]
           if len(shape) > 1 else model(parts[0][0]).square().sum()[None])  # fmt: skip
     with pytest.raises(PrivacyRefused, match="same number of rows"):
         capture(
@@ -95,11 +69,11 @@ def test_an_input_without_a_row_axis_is_one_row(name):
         )
 
 
-def test_inputs_may_be_named():
+def test_inputs_may_be_named(check):
     layer, _ = made("root mean square")
-    check(layer, randoms(3, 2, 6), lambda model, parts: model(x=parts[0]).square().sum((1, 2)))
+    check(layer, randoms(3, 2, 6), loss=lambda model, parts: model(x=parts[0]).square().sum((1, 2)))
     layer, _ = made("layer")
-    check(layer, randoms(3, 5), lambda model, parts: model(input=parts[0]).cos().sum(1))
+    check(layer, randoms(3, 5), loss=lambda model, parts: model(input=parts[0]).cos().sum(1))
 
 
 def test_affine_is_the_identity_at_first_and_then_scales_and_moves_each_number():
@@ -115,7 +89,7 @@ def test_affine_is_the_identity_at_first_and_then_scales_and_moves_each_number()
     assert torch.equal(terms[layer.bias].rows(slice(None)), torch.ones(2, 2))
 
 
-def test_only_what_trains_has_terms():
+def test_only_what_trains_has_terms(waves):
     layer, _ = made("group")
     layer.weight.requires_grad_(False)
     assert set(capture(layer, waves, (randoms(2, 6, 3, 4),))) == {layer.bias}
@@ -129,24 +103,11 @@ def test_statistics_of_the_batch_or_of_the_past_are_not_covered():
     )
 
 
-def test_a_network_of_norms_is_summed_by_rule_as_clipped_record_by_record():
+def test_a_network_of_norms_is_summed_by_rule_as_clipped_record_by_record(check_sum):
     def loss(model, parts):
         return (model(*parts) - 0.3).square().sum(-1)
 
     torch.manual_seed(0)
     layers = [nn.Linear(4, 6), nn.LayerNorm(6), nn.Tanh(), Affine(6), nn.RMSNorm(6), nn.Linear(6, 2)]
     model, records = nn.Sequential(*layers).double(), randoms(5, 4)
-    assert supported(model, loss, (records,)) == "by rule"
-    rows = torch.stack(
-        [
-            torch.cat(
-                [g.flatten() for g in torch.autograd.grad(loss(model, (record,)), list(model.parameters()))]
-            )
-            for record in records
-        ]
-    )
-    clip = float(rows.norm(dim=1).median())
-    expected = (rows * (clip / rows.norm(dim=1, keepdim=True)).clamp(max=1.0)).sum(0)
-    for micro_batch in (1, 2, 5):
-        summation = Summation(path="by rule", micro_batch=micro_batch)
-        assert close(clipped_gradient_sum(model, loss, (records,), clip, summation), expected)
+    check_sum(model, records, loss=loss)
