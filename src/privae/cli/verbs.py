@@ -4,7 +4,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,10 +40,9 @@ def _examples(*lines: str) -> str:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        try:
-            typer.echo(f"privae {version('privae')}")
-        except PackageNotFoundError:
-            typer.echo("privae (from source)")
+        from privae import files
+
+        typer.echo(f"privae {files.code_version()}")
         raise typer.Exit
 
 
