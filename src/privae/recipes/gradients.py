@@ -40,7 +40,7 @@ GRADIENTS, LABELS = "gradients", "label counts"
 _LABEL_SHARE = 0.02
 _GRADIENT_SHARE = 0.3  # of the budget, where gradients refine what statistics began
 _CERTAIN = 5.0
-_PROBES = 6
+PROBES = 6  # made-up records
 _CPU = torch.device("cpu")
 _QUANTILE_RATE = 0.2  # how fast the clip norm follows its quantile
 _UNFOLDED = (nn.modules.conv._ConvNd,)
@@ -219,8 +219,8 @@ def checked(
 def drafted(run: Run, name: str) -> Summation:
     """The planned precision of a gradient phase, and a block for its expected batch."""
     phase = run.plan.phase(name)
-    if phase is None or run.plan.rows is None:
-        return Summation()
+    assert phase is not None
+    assert run.plan.rows is not None
     expected = phase.sampling_rate * run.plan.rows / run.group.size
     return Summation("by rule", phase.precision, _block(expected), phase.bfloat16)
 
@@ -303,11 +303,11 @@ def _loss(likelihood: Likelihood, classes: int) -> Loss:
 def _probe(likelihood: Likelihood, classes: int, latent: int) -> tuple[Tensor, ...]:
     """Random records that are nobody's: drawn from the likelihood's own domain by a public seed."""
     generator = torch.Generator().manual_seed(1)
-    x = likelihood.sample(torch.randn(_PROBES, likelihood.size, generator=generator), generator)
-    noise = torch.randn(_PROBES, latent, generator=generator)
+    x = likelihood.sample(torch.randn(PROBES, likelihood.size, generator=generator), generator)
+    noise = torch.randn(PROBES, latent, generator=generator)
     if classes == 1:
         return (x, noise)
-    return (x, torch.eye(classes)[torch.arange(_PROBES) % classes], noise)
+    return (x, torch.eye(classes)[torch.arange(PROBES) % classes], noise)
 
 
 def _label_shares(run: Run, labels: NDArray[np.int64], classes: int) -> Tensor:

@@ -20,7 +20,7 @@ from privae.models.priors import GaussianClasses
 from privae.plan import Phase
 from privae.privacy.clipping import clip_to_grid
 from privae.recipes import moments
-from privae.recipes.gradients import checked, drafted, train_phase
+from privae.recipes.gradients import PROBES, Training, checked, drafted, train_phase
 from privae.recipes.moments import BOUND, Array, Integers
 from privae.recipes.phases import Budget, Draft, Run, statistics
 from privae.training.loop import Objective
@@ -209,8 +209,7 @@ def _released_moments(run: Run, phase: str, groups: list[Integers], size: int) -
 
 
 def _decoder_phase(rows: int, latent: int, shape: tuple[int, int], share: float) -> Phase:
-    """Poisson batches of about 5 % of the declared rows, 30 to 3,000."""
-    expected = float(min(max(rows // 20, 30), 3000, rows))
+    """Batches of the usual size for the declared rows."""
     outputs = shape[0] * shape[1]
     size = (latent + 1) * _HIDDEN[0] + (_HIDDEN[0] + 1) * outputs
     return Phase(
@@ -219,7 +218,7 @@ def _decoder_phase(rows: int, latent: int, shape: tuple[int, int], share: float)
         share=share,
         sensitivity=1.0,
         replace_ratio=2.0,
-        sampling_rate=expected / rows,
+        sampling_rate=Training().sampling_rate(rows),
         steps=_DECODER_STEPS,
         size=size,
         bfloat16=True,
@@ -244,9 +243,9 @@ def _with_decoder(run: Run, model: ImageModel, images: Tensor, labels: Tensor) -
         return nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
 
     # privacy: random records that are nobody's, of the parts' widths, which are functions of shape and sizes
-    public, count = torch.Generator().manual_seed(1), 6
+    public = torch.Generator().manual_seed(1)
     widths = [part.shape[1] for part in parts] + [latent]
-    probe = tuple(torch.rand(count, width, generator=public) for width in widths)
+    probe = tuple(torch.rand(PROBES, width, generator=public) for width in widths)
     summation = checked(decoder, loss, probe, drafted(run, DECODER), run.device)
     train_phase(run, DECODER, decoder, Objective(loss, latent, summation), parts)
     return ImageModel(model.height, model.width, model.codes, model.prior, decoder.eval())
