@@ -145,10 +145,8 @@ class Plan(BaseModel):
             left = self.delta - 2 * self.delta_threshold - sampler_delta(1.001 * found)
             if left <= 0:
                 return math.inf
-            before, found = (
-                found,
-                max(found, accountant.epsilon(self.events, min(left, delta), "replace_one")),
-            )
+            before = found
+            found = max(found, accountant.epsilon(self.events, min(left, delta), "replace_one"))
             if found <= 1.001 * before:
                 return found
         return math.inf

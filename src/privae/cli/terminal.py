@@ -65,7 +65,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def progress(self, start: str) -> Iterator[Watch]:
-        """A watch that shows phases on stderr; silent with --quiet or --json, and but in the first process.
+        """A watch that shows phases on stderr; silent with --quiet or --json, and in all processes but the first.
 
         A terminal shows `start` at once; a log gets no line for it, so that a refused input is one line there.
         """
@@ -202,9 +202,8 @@ def jsonable(value: Any) -> Any:  # noqa: ANN401  any JSON value
 def fail(error: BaseException, *, as_json: bool) -> int:
     """Say in one line on stderr what went wrong, and return the exit code (design.md section 8)."""
     if isinstance(error, BrokenPipeError):
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # the reader left; nobody is to be told
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # the reader left; nobody is to be told
+        os.dup2(nowhere, sys.stdout.fileno())
         return 1
     kind, message, code = _described(error)
     mine = _speaks()

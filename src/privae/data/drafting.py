@@ -1,4 +1,4 @@
-"""A first schema for a person to complete: names and kinds from the header and the types, no more from cells.
+"""A first schema for a person to complete: names from the header, kinds guessed from types and cells, nothing else.
 
 privacy: a kind, a type, "no gaps" or "not to be learned" read from cells is a guess about private data. So a
 draft leaves bounds and categories open, and each of its columns is unconfirmed until a person has seen that
@@ -57,7 +57,7 @@ def draft_toml(schema: Schema) -> str:
 
 
 _HEAD = (
-    "# A draft. Kinds were guessed from header and types; bounds and categories are yours to declare:",
+    "# A draft. Kinds were guessed from types and cells; bounds and categories are yours to declare:",
     "# they must be public facts (a code book, the range of an instrument), never read off the private rows.",
     "# Whether a column has gaps, whole numbers, or is to be left out was guessed from the rows: see to each.",
 )

@@ -142,8 +142,8 @@ def pair_tables(codes: NDArray[np.int32], layout: Layout) -> NDArray[np.int64]:
     """All two-way tables a class, as one symmetric matrix of cells with zero diagonal blocks.
 
     Shapes: codes [n, all columns] -> [classes, cells, cells]. A code of -1 is left out; so is a row whose label
-    is -1. Exact, whatever torch is set to: float32 products of at most 8,192 zeros and ones are integers
-    below 2^24.
+    is -1. Exact: float32 products of at most 8,192 zeros and ones are integers below 2^24, and numpy's are not
+    rounded to short factors, as torch's may be.
     """
     starts = np.concatenate([[0], np.cumsum(layout.sizes)])[:-1]
     cells = int(layout.sizes.sum())
