@@ -21,7 +21,7 @@ check:
 test *arguments:
     pytest {{arguments}}
 
-# write the generated parts of the documents: docs/map.md and the README's figures
+# write the generated parts of the documents: docs/map.md, and the figures of README.md and docs/explain/engine.md
 docs:
     python scripts/map.py
     python scripts/figures.py
