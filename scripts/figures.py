@@ -6,7 +6,7 @@ a benchmark is typed by hand; until it has run they read "not measured yet".
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -51,14 +51,16 @@ def _table(rows: list[dict[str, Any]], data: str, columns: dict[str, str]) -> st
             groups.setdefault((row["method"], row.get("epsilon", 0.0)), []).append(row)
     if not groups:
         return ""
-    lines = [
-        "| " + " | ".join([data, "epsilon", *columns.values()]) + " |",
-        "|---" * (2 + len(columns)) + "|",
-    ]
-    for (method, epsilon), found in groups.items():
-        cells = [_mean(found, name) for name in columns]
-        lines.append("| " + " | ".join([method, f"{epsilon:g}" if epsilon else "none", *cells]) + " |")
-    return "\n".join(lines)
+    lines = (
+        [method, f"{epsilon:g}" if epsilon else "none", *(_mean(found, name) for name in columns)]
+        for (method, epsilon), found in groups.items()
+    )
+    return _markdown([data, "epsilon", *columns.values()], lines)
+
+
+def _markdown(head: list[str], lines: Iterable[list[str]]) -> str:
+    written = ["| " + " | ".join(cells) + " |" for cells in (head, *lines)]
+    return "\n".join([written[0], "|---" * len(head) + "|", *written[1:]])
 
 
 def _mean(rows: list[dict[str, Any]], name: str) -> str:
@@ -109,22 +111,16 @@ def _grid(rows: list[dict[str, Any]], question: str, field: str, threads: int, t
     if not cells:
         return ""
     engines, columns = ([*dict.fromkeys(key[i] for key in cells)] for i in (0, 1))
-    lines = ["| " + " | ".join([title, *columns]) + " |", "|---" * (1 + len(columns)) + "|"]
-    lines += [
-        "| " + " | ".join([engine, *(cells.get((engine, c), "") for c in columns)]) + " |"
-        for engine in engines
-    ]
-    return "\n".join(lines)
+    lines = ([engine, *(cells.get((engine, column), "") for column in columns)] for engine in engines)
+    return _markdown([title, *columns], lines)
 
 
 def _targets(checks: list[dict[str, Any]]) -> str:
-    lines = ["| target | measured | bar | |", "|---|---|---|---|"]
+    lines = []
     for found in checks:
-        bar = f"{'at least' if found['sense'] == 'at_least' else 'at most'} {found['bar']:g}"
-        lines.append(
-            f"| {found['name']} | {found['value']:.3g} | {bar} | {'met' if found['met'] else '**missed**'} |"
-        )
-    return "\n".join(lines)
+        bar = f"{found['sense'].replace('_', ' ')} {found['bar']:g}"
+        lines.append([found["name"], f"{found['value']:.3g}", bar, "met" if found["met"] else "**missed**"])
+    return _markdown(["target", "measured", "bar", "outcome"], lines)
 
 
 def _engine_print(results: dict[str, Any]) -> Iterator[str]:
