@@ -153,15 +153,14 @@ def test_a_fit_that_ends_leaves_its_model_alone_and_names_what_it_does_from_the_
 
 
 def test_a_fit_neither_begins_over_an_interrupted_one_nor_resumes_none(room, tmp_path, capsys) -> None:
-    """Said before a record is read: the table is not there."""
-    kept, fit = (
-        tmp_path / "m.privae.checkpoint",
-        ["fit", *room.table, *PUBLIC, "-o", str(tmp_path / "m.privae")],
-    )
-    assert main([*fit, "--resume"]) == 2
+    """Said before a record is read: the table is not there at first."""
+    kept, options = tmp_path / "m.privae.checkpoint", [*PUBLIC, "-o", str(tmp_path / "m.privae")]
+    absent = ["fit", str(tmp_path / "absent.csv"), *room.table[1:], *options]
+    fit = ["fit", *room.table, *options]
+    assert main([*absent, "--resume"]) == 2
     assert "there is no fit to resume" in capsys.readouterr().err
     kept.write_bytes(b"an interrupted fit")
-    assert main(fit) == 2
+    assert main(absent) == 2
     assert "resume it (--resume), or remove the file" in capsys.readouterr().err
     assert main([*fit, "--resume"]) == 6
     assert "is damaged and cannot be resumed" in capsys.readouterr().err
