@@ -256,6 +256,9 @@ def test_an_output_that_cannot_be_written_costs_nothing(model, room, capsys, mon
     }
     for name, fault in says.items():
         assert fault in refused(capsys, 2, *fit(room, "d.csv"), "-o", room / name)
+    longest = room / f"{'a' * 240}.privae"  # the name of its checkpoint is longer
+    assert "too long" in refused(capsys, 2, *fit(room, "d.csv"), "-o", longest)
+    assert "too long" in refused(capsys, 2, "fit", room / f"{'a' * 300}.csv", "--epsilon", 1)
     for device in ("/dev/null", "/dev/full"):
         assert main(["sample", str(model), "-o", device]) == 2
         assert main(["ledger", "open", device, "--epsilon", "1"]) == 2

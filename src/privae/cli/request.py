@@ -174,6 +174,7 @@ def checkpoint_of(model: Path, *, resume: bool) -> Path:
     """Where a fit is kept until its model is in place: beside it. UsageError where it may not begin, or resume."""
     path = model.with_name(model.name + ".checkpoint")
     if place().first:
+        files.check_writable(path)
         check_checkpoint(path, resume=resume)
     return path
 
@@ -219,6 +220,7 @@ def delta_of(given: float | None) -> float:
 def default_model(source: Path) -> Path:
     """The name of a model file when none is given: never one that is there, for its budget was spent."""
     path = source.with_suffix(".privae")
+    files.check_writable(path)
     if path.exists():
         raise UsageError(f"{path} exists, and its budget was spent; name an output with -o")
     return path
