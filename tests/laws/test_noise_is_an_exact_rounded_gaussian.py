@@ -1,6 +1,7 @@
 """Law: noise integers are an ideal Gaussian, rounded half up; no float law, no gap, no tail cut, no reuse.
 
-All draws use a fixed key, so no test flakes; the rates below say how often another key would fail.
+Each test runs for both ways to the same numbers: operations on whole arrays, and compiled loops. All draws use a
+fixed key, so no test flakes; the rates below say how often another key would fail.
 """
 
 import threading
@@ -11,11 +12,22 @@ import torch
 from mpmath import mp
 from scipy import stats
 
-from privae.privacy import noise as module
+from privae.gaussian import loops as compiled_loops
+from privae.gaussian import pairs as module
+from privae.privacy import mechanism as releasing
+from privae.privacy import noise
 from privae.privacy.mechanism import Mechanism, for_gradients
 from privae.privacy.noise import NoiseSource, ahead
 
 KEY = bytes(range(32))
+
+
+@pytest.fixture(autouse=True, params=["arrays", "loops"])
+def loops(request, monkeypatch):
+    found = compiled_loops if request.param == "loops" else None
+    monkeypatch.setattr(noise, "compiled", lambda drawn: found)
+    monkeypatch.setattr(releasing, "compiled", lambda drawn: found)
+    return found
 
 
 def ideal_pair(uniform, turn, words, std):
@@ -33,16 +45,16 @@ def rounded(value):
 
 
 def desk_of(uniforms, turns):
-    desk = module._Desk(len(uniforms))
+    desk = module.Desk(len(uniforms))
     desk.uniform[:], desk.turn[:] = uniforms, turns
     return desk
 
 
-def candidates(desk, std):
+def candidates(desk, std, loops):
     """Rounded pairs [2, n], and those that are certain."""
     values = np.empty((2, len(desk.uniform)))
     with np.errstate(all="ignore"):
-        open_ = module._candidates(desk, std, values)
+        open_ = module.candidates(desk, std, values, loops)
     certain = np.ones(len(desk.uniform), dtype=bool)
     certain[open_] = False
     return values, certain
@@ -115,7 +127,7 @@ def test_mean_variance_skewness_and_kurtosis_are_those_of_the_ideal_gaussian(std
 
 def test_the_two_numbers_of_a_pair_are_independent_and_standard():
     """n = 2^18 pairs; |z| < 4.5 for four statistics: fails for 3e-5 of the keys."""
-    blocks = fills(NoiseSource(KEY), 16, 2 * module._PAIRS, 1000.0).reshape(16, 2, module._PAIRS)
+    blocks = fills(NoiseSource(KEY), 16, 2 * noise._PAIRS, 1000.0).reshape(16, 2, noise._PAIRS)
     cosine, sine = blocks.transpose(1, 0, 2).reshape(2, -1)
     assert largest_z(cosine, sine) < 4.5
 
@@ -141,9 +153,9 @@ def test_the_test_of_independence_catches_a_counter_that_starts_again():
 
 
 @pytest.mark.parametrize("std", [3.0, 2.0**21, 2.0**36, 2.0**43])
-def test_certain_candidates_are_what_every_continuation_rounds_to(std):
+def test_certain_candidates_are_what_every_continuation_rounds_to(std, loops):
     desk = drawn_desk(600)
-    values, certain = candidates(desk, std)
+    values, certain = candidates(desk, std, loops)
     assert certain.any()
     assert std != 2.0**43 or not certain.all()
     assert not mistakes(desk, values, certain, std)
@@ -159,10 +171,10 @@ def mistakes(desk, values, certain, std):
     return found
 
 
-def test_without_windows_there_are_mistakes(monkeypatch):
+def test_without_windows_there_are_mistakes(monkeypatch, loops):
     monkeypatch.setattr(module, "_uncertain", lambda desk, std, pairs: pairs[:0])
     desk = drawn_desk(600)
-    values, certain = candidates(desk, 2.0**43)
+    values, certain = candidates(desk, 2.0**43, loops)
     assert certain.all()
     assert mistakes(desk, values, certain, 2.0**43)
 
@@ -172,13 +184,13 @@ def bound(radius, uniform):
     return 62 * radius + 2.01 * (1 + 2.0**53 / uniform) / radius
 
 
-def test_float64_errs_by_less_than_the_proof_says():
+def test_float64_errs_by_less_than_the_proof_says(loops):
     """Over all radii from 2^-9 to 5.5: the window holds the bound, and the bound is at least four errors wide."""
     radius = np.geomspace(module._LOW, module._HIGH, 300)
     uniform = (2.0**63 * np.exp(-(radius**2) / 2)).astype(np.int64)
     desk = desk_of(uniform, NoiseSource(KEY).words(300).view(np.int64))
     std = 2.0**43
-    values, _ = candidates(desk, std)
+    values, _ = candidates(desk, std, loops)
     limits = bound(radius, uniform)
     assert limits.max() < 2048
     for pair, limit in enumerate(limits):
@@ -191,24 +203,24 @@ def test_float64_errs_by_less_than_the_proof_says():
             assert limit * 2.0**-53 > float(error) / std
 
 
-def test_one_window_leaves_to_the_second_look_what_lies_outside_its_radii():
+def test_one_window_leaves_to_the_second_look_what_lies_outside_its_radii(loops):
     unit = 2**63 - 1
     near_one, small = unit - 2**42, 2**42  # radii of 2^-10 and 5.4
     desk = desk_of([near_one, small, 2**30, unit // 2], [12345 << 40] * 4)
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_uncertain", lambda desk, std, pairs: seen.append(pairs.tolist()) or pairs)
-        candidates(desk, 1000.0)
+        candidates(desk, 1000.0, loops)
     assert seen == [[0, 2]]
 
 
-def test_undecided_numbers_are_resolved_from_the_same_pair_by_further_digits():
+def test_undecided_numbers_are_resolved_from_the_same_pair_by_further_digits(loops):
     """std 2^46 leaves nearly every float64 candidate undecided; compared with mpmath at 700 bits."""
     std, pairs = 2.0**46, 40
     drawn = NoiseSource(KEY).gaussian_integers(2 * pairs, std).reshape(2, pairs)
     stream = NoiseSource(KEY)
     digits = stream.words(2 * pairs).view(np.int64).reshape(2, pairs)
-    _, certain = candidates(desk_of(*digits), std)
+    _, certain = candidates(desk_of(*digits), std, loops)
     assert not certain.all()
     for pair in range(pairs):
         uniform, turn, words = int(digits[0, pair]), int(digits[1, pair]), 1
@@ -242,14 +254,24 @@ def test_digits_are_added_until_no_half_integer_is_left(monkeypatch):
 
 def test_a_window_that_holds_a_half_integer_is_not_rounded():
     """T in [1/2, 1/2 + 2^-127]: std cos lies near 0 at std 2^100, and reaches past -1/2 at std 2^130."""
-    assert module._rounded(1 << 126, 1 << 126, 2, 2.0**100) is not None
-    assert module._rounded(1 << 126, 1 << 126, 2, 2.0**130) is None
+    assert module.resolved(1 << 126, 1 << 126, 2, 2.0**100) is not None
+    assert module.resolved(1 << 126, 1 << 126, 2, 2.0**130) is None
+
+
+@pytest.mark.parametrize("std", [2.0**-7, 0.3, 1000.0, 2.0**21, 2.0**36])
+def test_both_ways_give_the_same_numbers_where_both_are_certain(std):
+    desk, other = drawn_desk(4001), drawn_desk(4001)
+    values, certain = candidates(desk, std, None)
+    compiled, sure = candidates(other, std, compiled_loops)
+    both = certain & sure
+    assert both.mean() > 0.9
+    assert np.array_equal(values[:, both], compiled[:, both])
 
 
 @pytest.mark.parametrize("std", [50.0, 2.0**36])
-def test_the_slow_and_the_fast_path_agree(std):
+def test_the_slow_and_the_fast_path_agree(std, loops):
     desk = drawn_desk(200)
-    values, certain = candidates(desk, std)
+    values, certain = candidates(desk, std, loops)
     source = NoiseSource(bytes(32))
     for pair in np.flatnonzero(certain):
         resolved = source._resolved(int(desk.uniform[pair]), int(desk.turn[pair]), std)
@@ -296,7 +318,7 @@ def test_no_key_and_no_counter_is_used_twice(monkeypatch):
     """A collision by chance among 10^6 words has probability 2^-25."""
     assert len({NoiseSource().words(2).tobytes() for _ in range(200)}) == 200
     assert repeated_words(lambda: NoiseSource(KEY), monkeypatch) == 0
-    monkeypatch.setattr(module, "_MAX_WORDS", 2**17)
+    monkeypatch.setattr(noise, "_MAX_WORDS", 2**17)
     assert repeated_words(lambda: NoiseSource(KEY), monkeypatch) == 0
 
 
@@ -318,7 +340,7 @@ def test_threads_share_one_keystream_without_repeating_it():
 
 
 def test_threads_fill_from_one_source_without_repeating_it():
-    source, parts = NoiseSource(KEY), torch.empty(4, 2 * module._PAIRS, dtype=torch.float64)
+    source, parts = NoiseSource(KEY), torch.empty(4, 2 * noise._PAIRS, dtype=torch.float64)
     threads = [threading.Thread(target=source.fill, args=(part, 2.0**30)) for part in parts]
     for thread in threads:
         thread.start()

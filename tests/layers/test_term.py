@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privae.layers import term
-from privae.layers.term import Outer, Rows, Together, Tokens, Weights, squares
+from privae.layers.records import squares
+from privae.layers.term import Outer, Rows, Together, Tokens, Weights
 
 FACTORS = torch.tensor([0.5, 0.0, 1.0, 0.25], dtype=torch.float64)
 

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from mpmath import mp
 
 from privae.errors import PrivacyRefused, ResourceError, UsageError
+from privae.gaussian import pairs
 from privae.privacy import noise as module
 from privae.privacy.mechanism import Noise
 from privae.privacy.noise import NoiseSource, ahead
@@ -220,15 +221,15 @@ def test_torch_functions_err_by_far_less_than_the_proof_assumes(factor):
 
 @pytest.mark.parametrize("uniform", [0, 1, -1, 2**19, -(2**63), 2**63 - 1, -(2**63) + 1], ids=str)
 def test_pairs_at_the_ends_of_the_uniform_are_never_certain(uniform):
-    desk = module._Desk(1)
+    desk = pairs.Desk(1)
     desk.uniform[0], desk.turn[0] = uniform, 12345
     with np.errstate(all="ignore"):
-        assert module._candidates(desk, 1e6, np.empty((2, 1))).tolist() == [0]
+        assert pairs.candidates(desk, 1e6, np.empty((2, 1))).tolist() == [0]
 
 
 def test_a_uniform_without_a_known_digit_is_not_rounded():
-    assert module._rounded(0, 5, 2, 1.0) is None
-    assert module._rounded(-(2**127), 5, 2, 1.0) is None
+    assert pairs.resolved(0, 5, 2, 1.0) is None
+    assert pairs.resolved(-(2**127), 5, 2, 1.0) is None
 
 
 def test_numbers_drawn_ahead_are_those_of_a_child_in_its_order():

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from privae.layers.records import Memo, squares
 from privae.layers.rule import Rule, Spot, only_input, trains
-from privae.layers.term import KEPT, Memo, Outer, Rows, Term, Weights, squares
+from privae.layers.term import KEPT, Outer, Rows, Term, Weights
 
 _Pair = tuple[int, int]
 _Convolution = nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d

@@ -10,8 +10,9 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from privae.errors import PrivacyRefused
+from privae.layers.records import Memo, squares
 from privae.layers.rule import Rule, Spot, only_input, trains
-from privae.layers.term import Memo, Term, Tokens, Weights, squares
+from privae.layers.term import Term, Tokens, Weights
 
 _Table = nn.Embedding | nn.EmbeddingBag
 

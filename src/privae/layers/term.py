@@ -10,21 +10,19 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Final, final
 
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-Memo = dict[tuple[object, ...], Tensor]
-"""Squared norms of tensors that several terms share, for the time of one pass."""
+from privae.layers.records import Memo, flat, remembered, squares
 
 KEPT: Final = 2**22  # numbers of per-record gradients of one parameter that are kept between norm and sum
 CHUNK: Final = 2**23  # numbers of per-record gradients formed at a time
 GRAM_PLACES: Final = 64  # places a record may have where its norm comes from Gram matrices
 CANCELLING: Final = 2.0**-10  # of (sum of |left| |right|)^2: below it a record's gradient is formed outright
-_LEAST: Final = 2.0**-50  # norm of a piece of float32 numbers
 _PASS: Final = 100  # multiplications that cost as much as writing and reading one number of a gradient
 
 
@@ -80,6 +78,10 @@ class Term(ABC):
         """The sum of all. alike: products are arranged alike, for they come from calls of one layer."""
         return Together((self, *others))
 
+    def asked(self) -> tuple[Tensor, ...]:
+        """Tensors, [n, ...], of whose rows `squared_norms` will ask the norms."""
+        return ()
+
     def squared_norms(self, memo: Memo | None = None) -> Float64[Tensor, "n"]:  # noqa: ARG002
         """Squared norm of each record's gradient, [n], accumulated in float64."""
         return torch.cat([squares(rows) for _, rows in self._chunks()])
@@ -128,9 +130,13 @@ class Rows(Term):
             return super().joined(others, alike=alike)
         return Rows(torch.stack([term.values for term in rows]).sum(0))
 
+    def asked(self) -> tuple[Tensor, ...]:
+        """The values."""
+        return (self.values,)
+
     def squared_norms(self, memo: Memo | None = None) -> Float64[Tensor, "n"]:
         """Squared norm of each record's gradient, [n]."""
-        return _remembered(self.values, memo)
+        return remembered(self.values, memo)
 
 
 @final
@@ -190,10 +196,14 @@ class Outer(Term):
         """Gradients of these records: [b, *parameter.shape]."""
         return self._arranged(self._products(part))
 
+    def asked(self) -> tuple[Tensor, ...]:
+        """Both factors, where the norm is the product of theirs."""
+        return (self.left, self.right) if self.way == "factored" else ()
+
     def squared_norms(self, memo: Memo | None = None) -> Float64[Tensor, "n"]:
         """Squared norm of each record's gradient, [n]."""
         if self.way == "factored":
-            return _remembered(self.left, memo) * _remembered(self.right, memo)
+            return remembered(self.left, memo) * remembered(self.right, memo)
         if self.way == "Gram":
             found, doubtful = self._gram
             return found if doubtful is None else torch.where(doubtful, super().squared_norms(), found)
@@ -343,54 +353,10 @@ class Together(Term):
         return torch.stack([row.to(torch.promote_types(row.dtype, rows[0].dtype)) for row in rows]).sum(0)
 
 
-def squares(rows: Float[Tensor, "n *shape"]) -> Float64[Tensor, "n"]:
-    """Squared norm of each row, [n], never too small by more than a relative 2^-15, accumulated in float64.
-
-    Proof: of float64 rows everything is float64. Of float32 rows, pieces of m <= 512 squares are added in float32,
-    in any order: a sum of non-negative terms is then off by a relative (m + 1) 2^-24 at most, and its root by half
-    of that and 2^-24, unless squares underflow. Those are of numbers below 2^-63, and are 512 * 2^-126 together
-    at most: 2^-17 of the square of a norm above 2^-50, which every piece is said to have at least. A piece that
-    overflows is inf, and its record is left out. All else is added in float64.
-    """
-    flat = _flat(rows)
-    piece = _piece(flat.shape[1])
-    if rows.dtype == torch.float32 and piece:
-        norms: Tensor = torch.linalg.vector_norm(flat.reshape(-1, piece), dim=1)
-        norms = norms.clamp(min=_LEAST).double().square_()
-        return norms if piece == flat.shape[1] else norms.view(len(flat), -1).sum(1)
-    # pieces of this many rows stay in the cache while their numbers are converted
-    size = max(1, 2**16 // max(flat.shape[1], 1))
-    found = [torch.linalg.vector_norm(x, dim=1, dtype=torch.float64) for x in torch.split(flat, size)]
-    # a norm this small is said to be larger, for its square would vanish beside that of another factor
-    return torch.cat(found).clamp(min=2.0**-400).square() if found else flat.new_zeros(0, dtype=torch.float64)
-
-
-@cache
-def _piece(width: int) -> int:
-    """The largest divisor of a row's width up to 512; 0 if it is too small to be worth it."""
-    found = next((size for size in range(min(width, 512), 0, -1) if width % size == 0), 0)
-    return found if found == width or found >= 32 else 0
-
-
-def _remembered(tensor: Tensor, memo: Memo | None) -> Tensor:
-    flat = _flat(tensor)
-    if memo is None or flat.data_ptr() != tensor.data_ptr():  # a copy's place in memory says nothing
-        return squares(flat)
-    # layers that share an input, a weight and a bias that share a gradient: the same numbers in memory
-    key = (flat.data_ptr(), flat.shape, flat.stride(), flat.dtype)
-    if key not in memo:
-        memo[key] = squares(flat)
-    return memo[key]
-
-
 def _add_rows(total: Tensor, rows: Tensor, weights: Weights) -> None:
     """Add the sum of factor * row to the flat total."""
-    flat = weights.cleared(_flat(rows)).to(total.dtype)
-    total.addmv_(flat.T, weights.to(total.dtype))
-
-
-def _flat(rows: Tensor) -> Tensor:
-    return rows.reshape(len(rows), math.prod(rows.shape[1:]))
+    matrix = weights.cleared(flat(rows)).to(total.dtype)
+    total.addmv_(matrix.T, weights.to(total.dtype))
 
 
 def _regrouped(tensor: Tensor, rows: int) -> Tensor:

@@ -70,21 +70,20 @@ class Clipping:
     def factors(self, squared: Float64[Tensor, "n k"]) -> Float64[Tensor, "n k"]:
         """Factors by parameter for squared norms by parameter; flat and automatic: the same in each column."""
         total = squared.sum(1, keepdim=True)
-        bounded = (squared >= 0).all(1, keepdim=True) & total.isfinite()
-        # privacy: -0.0 passes as a square, and its reciprocal is -inf
-        found = self._bounding(squared.abs().sqrt(), total.abs().sqrt())
-        return torch.where(bounded, found, torch.zeros_like(found)).expand_as(squared)
+        bounded = (squared >= 0).all(1, keepdim=True) & (total < math.inf)
+        return torch.where(bounded, self._bounding(squared, total), 0.0).expand_as(squared)
 
-    def _bounding(self, norms: Float64[Tensor, "n k"], norm: Float64[Tensor, "n 1"]) -> Tensor:
-        columns = norms.shape[1]
+    def _bounding(self, squared: Float64[Tensor, "n k"], total: Float64[Tensor, "n 1"]) -> Tensor:
+        columns = squared.shape[1]
         if math.isinf(self.clip_norm):
-            return torch.ones_like(norm)
+            return torch.ones_like(total)
+        # privacy: -0.0 passes as a square, and its reciprocal is -inf
+        norms = (squared if self.kind == "per layer" else total).abs().sqrt_()
         limit = self.clip_norm * (1.0 - (columns + 8) * 2.0**-53)
         if self.kind == "automatic":
-            return limit / (norm + self.gamma)
-        if self.kind == "per layer":
-            return (limit / (math.sqrt(columns) * norms)).clamp(max=1.0)
-        return (limit / norm).clamp(max=1.0)
+            return limit / (norms + self.gamma)
+        share = limit / math.sqrt(max(columns, 1)) if self.kind == "per layer" else limit
+        return (share / norms).clamp_(max=1.0)
 
 
 def clipping_of(clipping: "float | Clipping") -> Clipping:

@@ -25,8 +25,8 @@ from privae.errors import UsageError
 from privae.layers import probes
 from privae.layers.capture import Terms, capture
 from privae.layers.probes import refuse_mixing
-from privae.layers.records import Loss, Parts, gradient_rows, record_count, trainable
-from privae.layers.term import CANCELLING, GRAM_PLACES, Memo, Rows, Weights, squares
+from privae.layers.records import Loss, Parts, gradient_rows, record_count, remember, squares, trainable
+from privae.layers.term import CANCELLING, GRAM_PLACES, Rows, Weights
 from privae.privacy.clipping import Clipping, clipping_of
 from privae.privacy.sampling import MAX_BATCH
 
@@ -51,7 +51,7 @@ VECTORS = 64  # records that padded blocks are a multiple of
 Observe = Callable[[Float64[Tensor, "b k"]], None]
 
 _CELLS = 2**24  # numbers of per-record gradients held at a time
-_NORM_ERROR = 2.0**-14  # of computed norms (`layers.term.squares`)
+_NORM_ERROR = 2.0**-14  # of computed norms (`layers.records.squares`)
 _BFLOAT16_ERROR = 2.0**-7  # two factors, each rounded to 8 bits, and what that adds to the norm
 
 
@@ -192,17 +192,17 @@ def _add_terms(
     total: Tensor, parameters: list[nn.Parameter], terms: Terms, clipping: Clipping, count: int
 ) -> Tensor:
     """Add the clipped sum of the first `count` records of a block; their squared norms [count, k]."""
-    memo: Memo = {}
-    used = [place for place, parameter in enumerate(parameters) if parameter in terms]
-    if not used:
+    if not terms:
         return total.new_zeros(count, len(parameters), dtype=torch.float64)
-    norms = torch.stack([terms[parameters[place]].squared_norms(memo) for place in used], 1)
-    squared = norms.new_zeros(len(norms), len(parameters))
-    squared[:, used] = norms
+    memo = remember(tensor for term in terms.values() for tensor in term.asked())
+    norms = {parameter: term.squared_norms(memo) for parameter, term in terms.items()}
+    unused = torch.zeros_like(next(iter(norms.values())))
+    squared = torch.stack([norms.get(parameter, unused) for parameter in parameters], 1)
     weights = _weights(clipping.factors(squared), count)
     pieces = torch.split(total, [p.numel() for p in parameters])
-    for place in used:
-        terms[parameters[place]].add_to(pieces[place].view(parameters[place].shape), weights[place])
+    for parameter, piece, weight in zip(parameters, pieces, weights, strict=True):
+        if parameter in terms:
+            terms[parameter].add_to(piece.view(parameter.shape), weight)
     return squared[:count]
 
 

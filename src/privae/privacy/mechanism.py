@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from privae.errors import ArtifactError, PrivacyRefused, UsageError
+from privae.gaussian.pairs import compiled
 from privae.privacy.noise import Drawn
 
 Relation = Literal["add_or_remove", "replace_one"]
@@ -203,22 +204,37 @@ def _write_noisy(
     total: NDArray[Any], steps: tuple[float, float], inverse: float, noise: Noise, released: NDArray[Any]
 ) -> None:
     """Real totals, [p], rounded to their grid, plus noise; steps: the noise's std in grid steps, their worth."""
+    loops = compiled(noise.numbers_drawn)
     for start in range(0, len(total), _CHUNK):
         part, place = total[start : start + _CHUNK], released[start : start + _CHUNK]
         if start == 0 or len(part) < _CHUNK:
             values, drawn = np.empty(len(part)), torch.empty(len(part), dtype=torch.float64, device="cpu")
-            added = drawn.numpy()
-        # privacy: float64 first, for a float32 quotient could overflow; the rounding is the one that was charged
-        if part.dtype != values.dtype:
-            np.copyto(values, part)
-        np.multiply(part if part.dtype == values.dtype else values, inverse, out=values)
-        np.rint(values, out=values)
-        _check(_small(values))
         noise.fill(drawn, steps[0])
-        np.add(values, added, out=values)
-        np.multiply(values, steps[1], out=place if place.dtype == values.dtype else values)
-        if place.dtype != values.dtype:
-            torch.from_numpy(place).copy_(torch.from_numpy(values))
+        if loops:
+            _check(loops.noisy(part, inverse, drawn.numpy(), steps[1], _LIMIT, place))
+        else:
+            _write_part(part, inverse, (drawn.numpy(), values), steps[1], place)
+
+
+def _write_part(
+    total: NDArray[Any],
+    inverse: float,
+    room: tuple[NDArray[np.float64], NDArray[np.float64]],
+    worth: float,
+    released: NDArray[Any],
+) -> None:
+    """One part of `_write_noisy` by operations on whole arrays; room: the noise, and as much to work in."""
+    added, values = room
+    # privacy: float64 first, for a float32 quotient could overflow; the rounding is the one that was charged
+    if total.dtype != values.dtype:
+        np.copyto(values, total)
+    np.multiply(total if total.dtype == values.dtype else values, inverse, out=values)
+    np.rint(values, out=values)
+    _check(_small(values))
+    np.add(values, added, out=values)
+    np.multiply(values, worth, out=released if released.dtype == values.dtype else values)
+    if released.dtype != values.dtype:
+        torch.from_numpy(released).copy_(torch.from_numpy(values))
 
 
 def _small(values: NDArray[np.float64]) -> bool:

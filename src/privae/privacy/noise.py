@@ -1,6 +1,5 @@
 """Secret coins: an AES-256-CTR keystream, and exactly rounded Gaussian integers drawn from it."""
 
-import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -16,24 +15,18 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import GCM
 from jaxtyping import Float64, Int64
-from mpmath import libmp
 from numpy.typing import NDArray
 from torch import Tensor
 
 from privae.errors import PrivacyRefused, ResourceError, UsageError
+from privae.gaussian.pairs import SLACK, WORD, Desk, candidates, compiled, resolved
 
 Drawn = Float64[Tensor, "*shape"] | Int64[Tensor, "*shape"]
 
 _PAIRS = 2**14  # drawn at a time: their temporaries, 1 MiB, stay in the cache
-_WORD = 64
 _MAX_WORDS = 2**32  # of one key
 _CHUNK = 2 * _PAIRS  # numbers that a thread hands over at a time
-_SLACK = bytes(16)  # some versions of `update_into` want a longer buffer than they fill
 _ZEROS = bytes(16 * _PAIRS)
-_UNIT = 2.0**-53  # the relative error of one float64 rounding
-_LOW, _HIGH, _WINDOW = 2.0**-9, 5.5, 2048 * _UNIT  # radii for which one window serves; see `_candidates`
-# mpmath remembers its constants, but not safely among threads: with these known, nobody writes them again
-libmp.mpf_pi(2**10), libmp.mpf_ln2(2**10)
 
 
 class NoiseSource:
@@ -63,7 +56,7 @@ class NoiseSource:
         self._start(os.urandom(32) if key is None else key)
         self._parent: NoiseSource | None = None
         self._process, self._lock = os.getpid(), threading.RLock()
-        self._desk: _Desk | None = None
+        self._desk: Desk | None = None
 
     def __repr__(self) -> str:
         return f"NoiseSource(fixed={self.fixed}, numbers_drawn={self.numbers_drawn})"
@@ -80,7 +73,7 @@ class NoiseSource:
 
     def words(self, count: int) -> NDArray[np.uint64]:
         """The next `count` words of the keystream, [count]."""
-        raw = bytearray(8 * count) + _SLACK
+        raw = bytearray(8 * count) + SLACK
         self._draw(bytes(8 * count), raw)
         return np.frombuffer(raw, dtype="<u8", count=count)
 
@@ -114,9 +107,9 @@ class NoiseSource:
         Guarantee: exact. A pair of ideal normals is y = std sqrt(-2 ln |X|) (cos, sin)(pi T) with X, T uniform
             on the real interval (-1, 1), whose binary digits are keystream bits, drawn only as far as they are
             needed. Float64 gives a candidate, and a bound of its distance from y whatever the digits not drawn
-            (proof at `_candidates`). If no half-integer lies that close, every continuation of the digits rounds
+            (proof at `pairs.candidates`). If no half-integer lies that close, every continuation of the digits rounds
             to the candidate. Otherwise digits and precision grow until a bound proved in the same way excludes
-            every half-integer (`_rounded`), which ends with probability 1. So the result is a function of the
+            every half-integer (`pairs.resolved`), which ends with probability 1. So the result is a function of the
             ideal pair alone: no tail cut, no gap, no floating-point law. TV_PER_NUMBER pays for |Y| > 40 std
             (less than e^-799), which need not fit in `out`.
         Edges: std 0 -> zeros, not counted; std below 1/128, where 40 std rounds to 0 -> zeros. About std 2^-45 of
@@ -138,7 +131,8 @@ class NoiseSource:
             digits = self.words(values.size + values.size % 2).view(np.int64).reshape(-1, 2)
             values = np.array([self._resolved(int(u), int(t), std) for u, t in digits], np.int64).ravel()
         else:
-            _serially(partial(self._blocks, values, std))
+            work = partial(self._blocks, values, std)
+            work() if compiled(self.numbers_drawn) else _serially(work)
         if not plain:
             out.detach().copy_(torch.from_numpy(values[: out.numel()]).view(out.shape))
 
@@ -174,10 +168,10 @@ class NoiseSource:
         pairs = (values.size + 1) // 2
         rounded = values.reshape(2, pairs) if values.size % 2 == 0 else np.empty((2, pairs))
         with self._lock, np.errstate(all="ignore"):
-            self._desk = self._desk or _Desk(_PAIRS)
-            desk = self._desk if pairs == _PAIRS else _Desk(pairs)
+            desk = self._desk = self._desk or Desk(_PAIRS)
+            desk.lay_out(pairs)
             self._draw(memoryview(_ZEROS)[: 16 * pairs], desk.raw)
-            for pair in _candidates(desk, std, rounded):
+            for pair in candidates(desk, std, rounded, compiled(self.numbers_drawn)):
                 rounded[:, pair] = self._resolved(int(desk.uniform[pair]), int(desk.turn[pair]), std)
         if values.size % 2:
             values[:] = rounded.ravel()[:-1]
@@ -187,9 +181,9 @@ class NoiseSource:
         words, pair = 1, None
         while pair is None:
             more = self.words(2)
-            uniform, turn = uniform << _WORD | int(more[0]), turn << _WORD | int(more[1])
+            uniform, turn = uniform << WORD | int(more[0]), turn << WORD | int(more[1])
             words += 1
-            pair = _rounded(uniform, turn, words, std)
+            pair = resolved(uniform, turn, words, std)
         return pair
 
 
@@ -220,92 +214,6 @@ def _stay_alone() -> None:
 
 _WORKER: list[ThreadPoolExecutor] = []
 os.register_at_fork(after_in_child=_WORKER.clear)  # threads do not live on in a forked process
-
-
-class _Desk:
-    """Room for the digits and the temporaries of some pairs; the same memory as arrays and as tensors."""
-
-    def __init__(self, pairs: int) -> None:
-        self.raw = bytearray(16 * pairs) + _SLACK
-        self.uniform, self.turn = np.frombuffer(self.raw, np.int64, 2 * pairs).reshape(2, pairs)
-        self.radius, self.ideal = np.empty(pairs), np.empty((2, pairs))
-        with torch.inference_mode(mode=False):
-            self.uniform_, self.turn_ = torch.from_numpy(self.uniform), torch.from_numpy(self.turn)
-            self.radius_ = torch.from_numpy(self.radius)
-            self.cosine_, self.sine_ = torch.from_numpy(self.ideal)
-
-
-def _candidates(desk: _Desk, std: float, rounded: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Round the pairs of a desk, [2, n]; returns the pairs that are not certain. Leaves their distance in `ideal`.
-
-    Proof of the windows, with v = 2^-53. Assumed of torch: log, cos and sin err by at most 16 units in the last
-    place of their result (SLEEF, SVML and MKL document 4 or less; a test measures), that is 32 v relatively, and
-    sqrt by one. A word k leaves X open in [k, k + 1] 2^-63, the other word T alike. Let |k| >= 2^20, and let r be
-    the exact radius sqrt(-2 ln u) of the float64 u that |k| 2^-63 is rounded to.
-    Digits: u differs from |X| by a factor within 1 +- (v + 1/|k|) 1.0001, so -2 ln by 2.001 (v + 1/|k|), and since
-        |a - b| <= |a^2 - b^2| / a, the ideal radius differs from r by at most 2.001 (v + 1/|k|) / r.
-    Radius, relative to r: log 32 v and two products 2 v, halved by the root, whose own error is 2 v: 19.1 v.
-    Wave, relative to 1: the angle 3 v pi (two roundings and pi) and pi 2^-63 for its digits, cos or sin 32 v:
-        41.6 v. Their product adds v. All together |computed - y| <= std (62 v r + 2.01 (v + 1/|k|) / r).
-    Subtracting the nearest integer n is exact (Sterbenz): y rounds to n if 1/2 - |computed - n| is larger.
-    One window for a block: 1/|k| <= 1.01 v 2^-10 e^(r^2/2) makes the bound convex in r, so it is largest at the
-        ends of [2^-9, 5.5]: 1031 v and 1680 v. The window takes 2048 v std, which for std >= 2^-7 also pays for
-        computing it. Where it fails (in one block of 25 at std 2^17, in two of three at 2^26), a second look
-        takes std (64 v r + 3 (v + 1/|k|) / r) + v for each such pair.
-    Comparisons with nan are false, and then a pair is not certain.
-    """
-    desk.radius_.copy_(desk.uniform_)
-    np.multiply(desk.radius, 2.0**-63, out=desk.radius)
-    np.abs(desk.radius, out=desk.radius)
-    torch.log(desk.radius_, out=desk.radius_)
-    np.multiply(desk.radius, -2.0 * std * std, out=desk.radius)
-    torch.sqrt(desk.radius_, out=desk.radius_)
-    desk.cosine_.copy_(desk.turn_)
-    np.multiply(desk.ideal[0], math.pi * 2.0**-63, out=desk.ideal[0])
-    torch.sin(desk.cosine_, out=desk.sine_)
-    torch.cos(desk.cosine_, out=desk.cosine_)
-    np.multiply(desk.ideal, desk.radius, out=desk.ideal)
-    np.rint(desk.ideal, out=rounded)
-    np.subtract(desk.ideal, rounded, out=desk.ideal)
-    edge, low, high = 0.5 - std * _WINDOW, std * _LOW, std * _HIGH
-    near = (desk.ideal > -edge) & (desk.ideal < edge)
-    inside = (desk.radius >= low) & (desk.radius <= high)
-    if near.all() and inside.all():
-        return np.empty(0, np.intp)
-    return _uncertain(desk, std, np.flatnonzero(~(near.all(axis=0) & inside)))
-
-
-def _uncertain(desk: _Desk, std: float, pairs: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Those of some pairs that their own windows leave open (proof at `_candidates`)."""
-    radius = desk.radius[pairs] / std
-    known = np.abs(desk.uniform[pairs].astype(np.float64))
-    window = std * (64 * _UNIT * radius + 3 * (_UNIT + 1 / known) / radius) + _UNIT
-    certain = 0.5 - np.abs(desk.ideal[:, pairs]).max(axis=0) > window
-    return np.asarray(pairs[~(certain & (radius > 0) & (known >= 2.0**20))])
-
-
-def _rounded(uniform: int, turn: int, words: int, std: float) -> tuple[int, int] | None:
-    """Rounded pair for |X| in |[uniform, uniform + 1]| 2^(1 - 64 words), T likewise; None where still open.
-
-    Proof: the formula and the bound of `_candidates`, with v = 2^(11 - 64 words) for 2^-53: the digits not drawn
-    weigh in v as they do there, and the arithmetic, 64 bits longer than the digits, errs by far less than v.
-    """
-    bits = _WORD * words
-    if not 2**20 <= abs(uniform) < 1 << bits - 1:
-        return None
-    precision = bits + _WORD
-    logarithm = libmp.mpf_log(libmp.from_man_exp(abs(uniform), 1 - bits), precision)
-    radius = libmp.mpf_sqrt(libmp.mpf_mul(logarithm, libmp.from_int(-2)), precision)
-    angle = libmp.mpf_mul(libmp.mpf_pi(precision), libmp.from_man_exp(turn, 1 - bits))
-    scaled = libmp.mpf_mul(radius, libmp.from_float(std))
-    values = [libmp.mpf_mul(scaled, wave) for wave in libmp.mpf_cos_sin(angle, precision)]
-    fixed = [libmp.to_fixed(value, bits) + (1 << bits - 1) for value in values]
-    size, unit = libmp.to_float(radius), math.ldexp(1.0, 11 - bits)
-    window = std * (64 * unit * size + 3 * (unit + 1 / abs(uniform)) / size)
-    pair = [int(value >> bits) for value in fixed]
-    margin, one = int(math.ldexp(window, bits)) + 2, 1 << bits
-    clear = all(margin < value % one < one - margin for value in fixed)
-    return (pair[0], pair[1]) if clear else None
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Exactly rounded Gaussian integers, from words that the privacy floor draws."""
