@@ -16,6 +16,7 @@ import torch
 from engine_models import KINDS, Autoencoder, model_of, negative_elbo, records_of
 from torch import Tensor, nn
 
+from privae.gaussian.pairs import compiled
 from privae.plan import MICRO_BATCH
 from privae.privacy.gradients import Precision, Summation
 from privae.privacy.mechanism import for_gradients
@@ -25,6 +26,7 @@ from privae.training.loop import Objective, Release, Schedule, train
 
 RATE, CLIP_NORM, NOISE_MULTIPLIER = 1e-3, 1.0, 1.0
 WIDE = ("conv",)  # models whose blocks the recipe keeps small
+_MANY = 2**28  # numbers, after which compiling pays
 _SHARE = 1 / 16  # of the records in a Poisson batch
 
 
@@ -66,10 +68,9 @@ def _drawn(case: Case) -> Callable[[], tuple[Tensor, Tensor]]:
     return lambda: (records[index], torch.randn(case.batch, KINDS[case.model].latent))
 
 
-def plain(case: Case, fused: bool = False) -> Run:
-    """Ordinary training: no clipping, no noise."""
-    model, draw = model_of(case.model), _drawn(case)
-    optimizer = torch.optim.Adam(model.parameters(), RATE, fused=True if fused else None)
+def _in_one_pass(case: Case, model: nn.Module, optimizer: torch.optim.Optimizer) -> Run:
+    """Steps of one forward and one backward pass, as everyone writes them."""
+    draw = _drawn(case)
 
     def step() -> None:
         x, noise = draw()
@@ -78,6 +79,14 @@ def plain(case: Case, fused: bool = False) -> Run:
         optimizer.step()
 
     return _stepped(step)
+
+
+def plain(case: Case, fused: bool = False) -> Run:
+    """Ordinary training: no clipping, no noise."""
+    model = model_of(case.model)
+    return _in_one_pass(
+        case, model, torch.optim.Adam(model.parameters(), RATE, fused=True if fused else None)
+    )
 
 
 def opacus_hooks(case: Case) -> Run:
@@ -85,16 +94,9 @@ def opacus_hooks(case: Case) -> Run:
     from opacus.grad_sample import GradSampleModule
     from opacus.optimizers import DPOptimizer
 
-    model, draw = GradSampleModule(_for_opacus(case.model)), _drawn(case)
-    optimizer = DPOptimizer(torch.optim.Adam(model.parameters(), RATE), **_opacus_options(case))
-
-    def step() -> None:
-        x, noise = draw()
-        optimizer.zero_grad()
-        torch.autograd.backward(negative_elbo(case.model, model(x, noise), x).mean())
-        optimizer.step()
-
-    return _stepped(step)
+    model = GradSampleModule(_for_opacus(case.model))
+    adam = torch.optim.Adam(model.parameters(), RATE)
+    return _in_one_pass(case, model, DPOptimizer(adam, **_opacus_options(case)))
 
 
 def opacus_ghost(case: Case) -> Run:
@@ -178,7 +180,11 @@ class Ours:
     poisson: bool = False
 
     def __call__(self, case: Case) -> Run:
-        """The loop on the case's model; each run is a training of its own, timed in its middle."""
+        """The loop on the case's model; each run is a training of its own, timed in its middle.
+
+        Noise comes from compiled loops, as it does after a training's first 2^28 numbers, if numba is installed.
+        """
+        compiled(_MANY)
         model, latent = model_of(case.model), KINDS[case.model].latent
         summation = Summation("by rule", self.precision, self._block(case), bfloat16=self.bfloat16)
         size = sum(parameter.numel() for parameter in model.parameters())

@@ -103,16 +103,19 @@ FORGETFUL: Keeper = _Forgetful()
 def uninterrupted() -> Iterator[None]:
     """Let Ctrl-C wait for the end of the block: one that was charged and not kept yet would be lost.
 
-    In another thread than the main one, which no Ctrl-C reaches, it does nothing.
+    In another thread than the main one, which no Ctrl-C reaches, and where it is ignored, it does nothing.
     """
     pressed: list[int] = []
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number)) if main else None
+    before = signal.getsignal(signal.SIGINT) if main else None
+    heard = callable(before)  # else it is ignored, as in a job of the background, or not Python's to defer
+    if heard:
+        signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
     try:
         yield
     finally:
-        if main:
-            signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
+        if heard:
+            signal.signal(signal.SIGINT, before)
     if pressed:
         raise KeyboardInterrupt
 
