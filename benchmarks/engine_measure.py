@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from engine_models import KINDS, model_of, product_flops, records_of
-from engine_steps import ENGINES, PLAIN, Case, Cost, Run, loss_of
+from engine_steps import ENGINES, PLAIN, Case, Cost, Run, load_compiled, loss_of
 from torch.profiler import ProfilerActivity, profile
 
 Row = dict[str, Any]
@@ -220,18 +220,20 @@ def memory(job: Job) -> Iterator[Row]:
     """
     import torch._dynamo  # noqa: F401 - torch.optim loads it on first use; it is no engine's own
 
+    if (job.model, job.batch) == ("mlp", 256):  # once
+        yield {"question": "compiler", **job.fields, "megabytes": _in_child(_compiler)}
     for name in (job.base, *job.engines):
         row: Row = {"question": "memory", **job.fields, "engine": name}
         for field, warm in (("extra_megabytes", False), ("extra_megabytes_warm", True)):
-            row[field] = _in_child(job, name, warm)
+            row[field] = _in_child(_extra, job, name, warm)
             if isinstance(row[field], str):
                 row |= {"question": "failed", "reason": row[field]}
         yield row
 
 
-def _in_child(job: Job, name: str, warm: bool) -> float | str:
+def _in_child(work: Callable[..., float], *given: Any) -> float | str:
     receive, send = multiprocessing.Pipe(duplex=False)
-    child = multiprocessing.get_context("fork").Process(target=_extra, args=(job, name, warm, send))
+    child = multiprocessing.get_context("fork").Process(target=_sent, args=(send, work, given))
     child.start()
     send.close()
     try:
@@ -242,17 +244,27 @@ def _in_child(job: Job, name: str, warm: bool) -> float | str:
     return result
 
 
-def _extra(job: Job, name: str, warm: bool, send: Any) -> None:
+def _sent(send: Any, work: Callable[..., float], given: tuple[Any, ...]) -> None:
     try:
-        if warm:
-            _warm_up()
-        run = ENGINES[name](job.case)
-        before = _resident()
-        run(1, 1)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        send.send((peak - before) / 1e6)
+        send.send(work(*given))
     except Exception as error:  # noqa: BLE001 - as above
         send.send(_reason(error))
+
+
+def _extra(job: Job, name: str, warm: bool) -> float:
+    if warm:
+        _warm_up()
+    run = ENGINES[name](job.case)
+    before = _resident()
+    run(1, 1)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 1e6
+
+
+def _compiler() -> float:
+    """What numba takes once in a process that draws so much noise that it is loaded."""
+    before = _resident()
+    load_compiled()
+    return (_resident() - before) / 1e6
 
 
 def _warm_up() -> None:

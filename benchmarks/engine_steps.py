@@ -68,6 +68,12 @@ def _drawn(case: Case) -> Callable[[], tuple[Tensor, Tensor]]:
     return lambda: (records[index], torch.randn(case.batch, KINDS[case.model].latent))
 
 
+def load_compiled() -> None:
+    """Let noise come from compiled loops, as it does after a source's first 2^28 numbers, if numba is installed."""
+    compiled(_MANY)
+    for_gradients(1.0, 1.0, 2, 0.0).release(torch.zeros(2), NoiseSource())
+
+
 def _in_one_pass(case: Case, model: nn.Module, optimizer: torch.optim.Optimizer) -> Run:
     """Steps of one forward and one backward pass, as everyone writes them."""
     draw = _drawn(case)
@@ -180,11 +186,8 @@ class Ours:
     poisson: bool = False
 
     def __call__(self, case: Case) -> Run:
-        """The loop on the case's model; each run is a training of its own, timed in its middle.
-
-        Noise comes from compiled loops, as it does after a training's first 2^28 numbers, if numba is installed.
-        """
-        compiled(_MANY)
+        """The loop on the case's model; each run is a training of its own, timed in its middle."""
+        load_compiled()
         model, latent = model_of(case.model), KINDS[case.model].latent
         summation = Summation("by rule", self.precision, self._block(case), bfloat16=self.bfloat16)
         size = sum(parameter.numel() for parameter in model.parameters())

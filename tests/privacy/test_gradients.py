@@ -306,3 +306,27 @@ def test_subclasses_of_layers_have_no_rule():
 
     assert layers.covered(nn.Linear(2, 2))
     assert not layers.covered(Other(2, 2))
+
+
+class Idle(nn.Module):
+    """Has a layer that no call reaches, before and after one that is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.linear, self.after = (nn.Linear(3, 2) for _ in range(3))
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+@pytest.mark.parametrize("precision", ["proved", "float32"])
+@pytest.mark.parametrize("reached", [True, False])
+def test_what_no_call_reaches_is_zero_also_where_a_result_is_written_over(precision, reached):
+    model, summation = Idle(), Summation("by rule", precision, 64)
+    loss = squared_error if reached else lambda model, parts: parts[1].sum(-1)
+    stale = torch.full((24,), torch.nan, dtype=summation.dtype)
+    total = clipped_gradient_sum(model, loss, pair(), 1.0, summation, out=stale)
+    assert total is stale
+    assert bool(total[8:16].any()) == reached
+    assert not total[:8].any()
+    assert not total[16:].any()

@@ -91,6 +91,10 @@ class Term(ABC):
         for part, rows in self._chunks():
             _add_rows(total.view(-1), rows, weights.part(part))
 
+    def write_to(self, total: Tensor, weights: Weights) -> None:
+        """The same, over whatever `total` held."""
+        self.add_to(total.zero_(), weights)
+
     def _chunks(self) -> Iterator[tuple[slice, Tensor]]:
         size = max(1, CHUNK // max(self.size, 1))
         for start in range(0, self.n, size):
@@ -221,13 +225,28 @@ class Outer(Term):
             doubtful = self._gram[1]
             super().add_to(total, Weights(weights.factors * doubtful))
             weights = Weights(weights.factors * ~doubtful)
-        scaled = weights.cleared(self.left).to(total.dtype) * weights.to(total.dtype)[:, None, None]
-        right = weights.cleared(self.right).to(total.dtype)
-        product = (scaled.flatten(0, 1).T, right.flatten(0, 1))
+        product = self._weighed(total.dtype, weights)
         if self.arrange is None:
             total.addmm_(*product)
         else:
             total.add_(self._arranged(torch.mm(*product)))
+
+    def write_to(self, total: Tensor, weights: Weights) -> None:
+        """The same, over whatever `total` held: a product that is the whole sum is written there at once."""
+        if self.way == "factored" and self.arrange is None:
+            torch.mm(*self._weighed(total.dtype, weights), out=total)
+        else:
+            super().write_to(total, weights)
+
+    def _weighed(self, dtype: torch.dtype, weights: Weights) -> tuple[Tensor, Tensor]:
+        """The two matrices whose product is the sum of factor * gradient; the smaller one carries the factors."""
+        left, right = (weights.cleared(x).to(dtype) for x in (self.left, self.right))
+        factors = weights.to(dtype)[:, None, None]
+        if left.numel() <= right.numel():
+            left = left * factors
+        else:
+            right = right * factors
+        return left.flatten(0, 1).T, right.flatten(0, 1)
 
     def _add_outright(self, total: Tensor, weights: Weights) -> None:
         if self._outright is None:

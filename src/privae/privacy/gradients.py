@@ -147,13 +147,14 @@ def clipped_gradient_sum(  # noqa: PLR0913  the last two are for loops that trai
     dtype = summation.dtype if summation.path == "by rule" else torch.float64
     if out is None or out.dtype != dtype:
         out = torch.empty(sum(p.numel() for p in parameters), dtype=dtype, device=parameters[0].device)
-    total = out.zero_()
+    total = out.zero_() if summation.path == "vmap" or not record_count(parts) else out
     with _arithmetic(bfloat16=summation.bfloat16):
-        for block, count in _blocks(parts, summation):
+        for start, (block, count) in enumerate(_blocks(parts, summation)):
             if summation.path == "vmap":
                 squared = _add_by_vmap(total, (model, loss, block), clipping, count)
             else:
-                squared = _add_terms(total, parameters, capture(model, loss, block), clipping, count)
+                terms = capture(model, loss, block)
+                squared = _add_terms(total, parameters, terms, clipping, count, over=not start)
             if observe is not None:
                 observe(squared)
     return total
@@ -190,10 +191,21 @@ def _blocks(parts: Parts, summation: Summation) -> Iterator[tuple[Parts, int]]:
 
 
 def _add_terms(
-    total: Tensor, parameters: list[nn.Parameter], terms: Terms, clipping: Clipping, count: int
+    total: Tensor,
+    parameters: list[nn.Parameter],
+    terms: Terms,
+    clipping: Clipping,
+    count: int,
+    *,
+    over: bool,
 ) -> Tensor:
-    """Add the clipped sum of the first `count` records of a block; their squared norms [count, k]."""
+    """Add the clipped sum of the first `count` records of a block, or write it over whatever `total` held.
+
+    Returns: the squared norms of these records, [count, k].
+    """
     if not terms:
+        if over:
+            total.zero_()
         return total.new_zeros(count, len(parameters), dtype=torch.float64)
     memo = remember(tensor for term in terms.values() for tensor in term.asked())
     norms = {parameter: term.squared_norms(memo) for parameter, term in terms.items()}
@@ -202,8 +214,11 @@ def _add_terms(
     weights = _weights(clipping.factors(squared), count)
     pieces = torch.split(total, [p.numel() for p in parameters])
     for parameter, piece, weight in zip(parameters, pieces, weights, strict=True):
-        if parameter in terms:
-            terms[parameter].add_to(piece.view(parameter.shape), weight)
+        if over and parameter not in terms:
+            piece.zero_()
+        elif parameter in terms:
+            term = terms[parameter]
+            (term.write_to if over else term.add_to)(piece.view(parameter.shape), weight)
     return squared[:count]
 
 
