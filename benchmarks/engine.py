@@ -240,7 +240,7 @@ def options() -> argparse.Namespace:
         "--earlier", type=Path, metavar="LOG", help="what a run printed before it was cut short"
     )
     result.add_argument("--only", metavar="MODEL:BATCH", help="one cell; writes nothing")
-    result.add_argument("--seconds", type=float, default=6.0, help="for the rounds of one process")
+    result.add_argument("--seconds", type=float, default=20.0, help="for the rounds of one process")
     result.add_argument(
         "--jax", default=os.environ.get("ENGINE_JAX_PYTHON", sys.executable), metavar="PYTHON"
     )

@@ -23,7 +23,7 @@ from engine_steps import ENGINES, PLAIN, Case, Cost, Run, load_compiled, loss_of
 from torch.profiler import ProfilerActivity, profile
 
 Row = dict[str, Any]
-_BURST = 0.08  # seconds that a burst of steps of the base takes, at least
+_BURST = 0.1  # seconds of a burst of the base: the machine must not change its speed within a pair
 _MOST_STEPS, _LEAST_ROUNDS, _MOST_ROUNDS = 16, 3, 12
 _SLOW = 8.0  # times the base: such an engine runs one step a burst, in the first rounds only
 _PATIENCE = 20.0  # seconds for the bursts of a slow engine, but two at least
