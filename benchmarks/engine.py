@@ -5,7 +5,9 @@ model, batch size and number of threads. All engines of a row's cell take turns 
 each burst right after one of plain torch's, after one step that is not timed. A ratio is the median over the rounds
 of a burst to the plain burst before it; milliseconds are the least of all bursts. Processor time is that of all
 threads of the process, the one that prepares noise included. JAX runs in a process of its own, beside its own plain
-step. Extra memory: the peak of a process of its own beyond model, records and optimizer.
+step. Every process keeps the memory that it frees, as privae's command line does: otherwise all engines, plain torch
+too, pay for page faults that vary from run to run. Extra memory: the peak of a process of its own beyond model,
+records and optimizer.
 
 `python benchmarks/engine.py` writes results/engine.json; `--quick` writes engine.quick.json;
 `--only mlp:256` measures one cell and writes nothing. Peers: `pip install -r benchmarks/requirements-engine.txt`;

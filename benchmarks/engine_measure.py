@@ -22,6 +22,8 @@ from engine_models import KINDS, model_of, product_flops, records_of
 from engine_steps import ENGINES, PLAIN, Case, Cost, Run, load_compiled, loss_of
 from torch.profiler import ProfilerActivity, profile
 
+from privae.training.launch import keep_freed_memory
+
 Row = dict[str, Any]
 _BURST = 0.1  # seconds of a burst of the base: the machine must not change its speed within a pair
 _MOST_STEPS, _LEAST_ROUNDS, _MOST_ROUNDS = 16, 3, 12
@@ -313,6 +315,7 @@ def main(fields: str) -> None:
     for name in ("engines", "profiled"):
         values[name] = tuple(values.get(name, ()))
     job = Job(**values)
+    keep_freed_memory()
     torch.set_num_threads(job.threads)
     if hasattr(os, "sched_setaffinity"):  # as many cores as threads: what another core would do is not free
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job.threads])

@@ -1,9 +1,14 @@
 import os
+import platform
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from privae.errors import UsageError
+from privae.training import launch
 from privae.training.launch import Place, device_of, loopback, place, processor
 
 JOB = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
@@ -92,3 +97,36 @@ def test_the_processes_of_one_machine_stay_on_it(monkeypatch):
 
 def test_a_machine_names_its_processor():
     assert processor() == processor() != ""
+
+
+_FAULTS = """
+import resource, sys, torch
+from privae.training.launch import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+
+def used(times):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        blocks = [torch.ones(2**20) for _ in range(30)]  # 120 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+used(3)
+print(used(5))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_kept_for_the_next_step():
+    faults = {}
+    for what in ("keep", "leave"):
+        run = subprocess.run(
+            [sys.executable, "-c", _FAULTS, what], capture_output=True, text=True, check=True
+        )
+        faults[what] = int(run.stdout)
+    assert 10 * faults["keep"] < faults["leave"]
+
+
+def test_another_c_library_is_left_as_it_is(monkeypatch):
+    monkeypatch.setattr(launch.ctypes, "CDLL", lambda _: SimpleNamespace())
+    launch.keep_freed_memory()

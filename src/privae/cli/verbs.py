@@ -12,6 +12,7 @@ import typer
 from privae.cli import options as given
 from privae.cli.terminal import Terminal, aligned, ending, fail
 from privae.errors import UsageError
+from privae.training.launch import keep_freed_memory
 
 if TYPE_CHECKING:
     from privae.vae import VAE
@@ -345,6 +346,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     # threads that spin while they wait made a fit on a busy machine 20 times slower; read when torch is loaded
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     try:
         with warnings.catch_warnings(), ending():
             if argv is None and os.environ.get("PRIVAE_DEBUG") != "1":

@@ -3,6 +3,7 @@
 Torch is imported only where it is asked, for the command line wants to know who speaks before it waits for torch.
 """
 
+import ctypes
 import os
 import platform
 import socket
@@ -17,6 +18,7 @@ from privae.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 TOLD = "the first process of this job says it"
@@ -41,6 +43,18 @@ class Place:
     def one_machine(self) -> bool:
         """Whether all processes of the job are on this machine."""
         return self.size == self.local_size
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, for its next use; for programs, not for a library to call.
+
+    glibc gives freed blocks of megabytes back to the system, and a training asks for the same ones, page by page, at
+    the next step. What other C libraries do is left as it is.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        tune = ctypes.CDLL(None).mallopt
+        tune(_MMAP_THRESHOLD, 2**25)
+        tune(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def place() -> Place:
