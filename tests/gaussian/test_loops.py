@@ -1,6 +1,7 @@
 """Compiled loops: their series err as the proof says, they release what arrays release, and nobody needs them."""
 
 import importlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,13 +110,50 @@ def test_numbers_do_not_change_where_compiled_loops_take_over(untried, monkeypat
     assert np.array_equal(NoiseSource(KEY).gaussian_integers(2**16, 100.0), expected)
 
 
-@pytest.mark.parametrize("error", [ImportError, RuntimeError])
-def test_without_numba_noise_is_drawn_in_arrays(error, untried, monkeypatch):
-    def refuse(name):
-        raise error
+def off_by_one(words, turn, std, window, *outputs):
+    covered = loops.candidates(words, turn, std, window, *outputs)
+    outputs[-1][0, 7] += 1
+    return covered
 
-    monkeypatch.setattr(importlib, "import_module", refuse)
+
+def out_of_order(*args):
+    return False
+
+
+FAILING = {
+    "not installed": ImportError,
+    "broken": OSError,
+    "off by one": SimpleNamespace(candidates=off_by_one, noisy=loops.noisy),
+    "never fits": SimpleNamespace(candidates=loops.candidates, noisy=out_of_order),
+    "released otherwise": SimpleNamespace(candidates=loops.candidates, noisy=lambda *args: True),
+}
+
+
+@pytest.mark.parametrize("found", FAILING.values(), ids=FAILING)
+def test_without_compiled_loops_that_work_noise_is_drawn_in_arrays(found, untried, monkeypatch):
+    def imported(name):
+        if isinstance(found, type):
+            raise found
+        return found
+
+    monkeypatch.setattr(importlib, "import_module", imported)
     assert pairs.compiled(pairs._WORTH_COMPILING) is None
     assert pairs.compiled(0) is None
     monkeypatch.setattr(pairs, "_WORTH_COMPILING", 0)
     assert len(NoiseSource(KEY).gaussian_integers(5, 3.0)) == 5
+
+
+def test_turns_are_taken_apart_without_a_carry_beyond_a_word():
+    """The eighth of the words whose nearest quarter is the next half, where adding would overflow."""
+    edges = [2**63 - 1, 2**63 - 2**61, 2**63 - 2**61 - 1, -(2**63), -(2**63) + 2**61, 2**61, 2**61 - 1, 0, -1]
+    high = NoiseSource(KEY).words(3000) >> np.uint64(3) | np.uint64(7 << 60)
+    for turn in (np.array(edges, np.int64), (high & np.uint64(2**63 - 1)).view(np.int64)):
+        results = []
+        for way in (None, loops):
+            desk, values = pairs.Desk(len(turn)), np.empty((2, len(turn)))
+            desk.uniform[:], desk.turn[:] = 2**62 + 2**40, turn
+            open_ = pairs.candidates(desk, 1000.0, values, way)
+            values[:, open_] = 0.0
+            results.append(values)
+        assert np.array_equal(*results)
+        assert results[0].any()

@@ -202,3 +202,20 @@ def test_squares_that_underflow_are_never_taken_for_less(size):
 def test_squares_that_overflow_are_infinite_and_no_rows_have_none():
     assert squares(torch.full((1, 4), 1e30)).isinf().all()
     assert squares(torch.zeros(0, 3)).shape == (0,)
+
+
+def test_factors_whose_products_cancel_between_places_are_not_rounded():
+    """Rounded to bfloat16, where the processor multiplies those, this record's sum was 1.09 of its norm."""
+    left, right = torch.zeros(64, 2, 64), torch.zeros(64, 2, 64)
+    left[0], right[0, 0], right[0, 1] = 1.0, 1 + 1.001 * 2.0**-8, -0.93944
+    outer, total = Outer(left, right), torch.zeros(64, 64)
+    norms = outer.squared_norms().sqrt()
+    assert outer.way == "Gram"
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        outer.add_to(total, Weights(1 / norms.clamp(min=1e-3)))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert abs(float(total.double().norm()) - 1) < 2.0**-14

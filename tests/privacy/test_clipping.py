@@ -123,7 +123,7 @@ def test_a_number_is_flat_clipping_at_that_norm():
     assert clipping_of(Clipping(2.0, "per layer")) == Clipping(2.0, "per layer")
 
 
-@pytest.mark.parametrize("gamma", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("gamma", [0.0, -1.0, 2.0**-501, math.nan, math.inf])
 def test_a_gamma_that_keeps_nothing_finite_is_a_usage_error(gamma):
     with pytest.raises(UsageError, match="gamma"):
         Clipping(1.0, "automatic", gamma)

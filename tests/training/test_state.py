@@ -1,6 +1,7 @@
 """What a killed fit goes on from."""
 
 import hashlib
+import signal
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from privae.plan import Phase, Plan
 from privae.privacy.ledger import Charge
 from privae.privacy.mechanism import Event
 from privae.privacy.noise import NoiseSource
-from privae.training.state import FORGETFUL, Checkpoint, State, block_of, discard
+from privae.training.state import FORGETFUL, Checkpoint, State, block_of, discard, uninterrupted
 
 SUMS, STEPS = Event(3.0, replace_ratio=1.5), Event(2.0, 0.1, 40)
 
@@ -257,3 +258,16 @@ def test_a_file_that_is_damaged_or_no_checkpoint_is_refused(tmp_path, change):
 
 def test_its_repr_shows_no_weights(tmp_path):
     assert "tensor" not in repr(State(1, weights(3))) + repr(begun(tmp_path / "c"))
+
+
+@pytest.mark.parametrize(("before", "deferred"), [(signal.SIG_IGN, False), (signal.SIG_DFL, True)])
+def test_ctrl_c_is_deferred_where_it_would_end_the_program_and_left_alone_where_it_is_ignored(
+    before, deferred
+):
+    ours = signal.signal(signal.SIGINT, before)
+    try:
+        with uninterrupted():
+            assert callable(signal.getsignal(signal.SIGINT)) == deferred
+        assert signal.getsignal(signal.SIGINT) == before
+    finally:
+        signal.signal(signal.SIGINT, ours)

@@ -15,7 +15,7 @@ _FRACTION, _ONE, _ROOT_TWO = 0x000F_FFFF_FFFF_FFFF, 1023, 0x0006_A09E_667F_3BCD 
 _LN_2, _TURN = math.log(2.0), math.pi * 2.0**-63
 
 # contract: two operations may become one with one rounding, the only liberty that the proofs leave
-_loop = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+_loop = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
 
 
 @_loop
@@ -75,15 +75,15 @@ def candidates(  # noqa: PLR0913  two inputs, three outputs, and the window
     2^e m with m in [sqrt 1/2, sqrt 2], and ln m = 2 artanh s, s = (m - 1) / (m + 1), of error 2 v, since m - 1 is
     exact; the series adds 1.5 v, its products 2 v, so 5.5 v |ln m|. e ln 2 errs by 2 v of itself, the sum by v.
     Where e is not 0, |ln m| <= |ln u| and |e| ln 2 <= 2 |ln u|: together 10.5 v. Waves 32 v, of 1: the turn less
-    the nearest multiple q of a quarter is exact in int64 (its wrap is a whole turn) and at most pi / 4; the
-    series err by less than 4 v.
+    the nearest multiple q of a quarter is its low 62 bits with their sign, at most pi / 4; the series err by less
+    than 4 v. No integer operation overflows, which the compiler would be free to take for impossible.
     """
     _radii(uniform, std, radius)
     near, low, high = window
     uncertain = 0
     for i in range(len(uniform)):
-        quarter = (turn[i] + (1 << 61)) >> 62
-        x = np.float64(turn[i] - (quarter << 62)) * _TURN
+        quarter = ((turn[i] >> 61) + 1) >> 1
+        x = np.float64((turn[i] << 2) >> 2) * _TURN
         sine, cosine = _sine(x, x * x), _cosine(x * x)
         first = radius[i] * (sine if quarter & 1 else cosine)
         second = radius[i] * (cosine if quarter & 1 else sine)

@@ -1,6 +1,7 @@
 """Probes: made-up records that show whether a model keeps records apart, and whether its rules give its gradients."""
 
 import copy
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -157,7 +158,7 @@ def _summed(parameters: list[nn.Parameter], terms: Terms, factors: Tensor) -> tu
         total = factors.new_zeros(parameter.shape)
         if parameter in terms:
             norms += terms[parameter].squared_norms()
-            terms[parameter].add_to(total, weights)
+            terms[parameter].write_to(total.fill_(math.nan), weights)
         pieces.append(total.flatten())
     return norms, torch.cat(pieces)
 

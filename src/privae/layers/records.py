@@ -78,7 +78,7 @@ def flat(rows: Tensor) -> Tensor:
 
 
 def squares(rows: Float[Tensor, "n *shape"]) -> Float64[Tensor, "n"]:
-    """Squared norm of each row, [n], never too small by more than a relative 2^-15, accumulated in float64.
+    """Squared norm of each row, [n], accumulated in float64; its root is too small by a relative 2^-15 at most.
 
     Proof: of float64 rows everything is float64. Of float32 rows, pieces of m <= 512 squares are added in float32,
     in any order: a sum of non-negative terms is then off by a relative (m + 1) 2^-24 at most, and its root by half

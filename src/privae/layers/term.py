@@ -9,6 +9,7 @@ norm is believed only where little cancels.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, final
@@ -226,15 +227,17 @@ class Outer(Term):
             super().add_to(total, Weights(weights.factors * doubtful))
             weights = Weights(weights.factors * ~doubtful)
         product = self._weighed(total.dtype, weights)
-        if self.arrange is None:
-            total.addmm_(*product)
-        else:
-            total.add_(self._arranged(torch.mm(*product)))
+        # privacy: what cancels between places makes a rounding of the factors large beside the norm
+        with _whole_factors() if self.way == "Gram" else nullcontext():
+            if self.arrange is None:
+                total.addmm_(*product)
+            else:
+                total.add_(self._arranged(torch.mm(*product)))
 
     def write_to(self, total: Tensor, weights: Weights) -> None:
         """The same, over whatever `total` held: a product that is the whole sum is written there at once."""
         if self.way == "factored" and self.arrange is None:
-            torch.mm(*self._weighed(total.dtype, weights), out=total)
+            total.addmm_(*self._weighed(total.dtype, weights), beta=0)
         else:
             super().write_to(total, weights)
 
@@ -370,6 +373,17 @@ class Together(Term):
         """Gradients of these records, added over the parts."""
         rows = [term.rows(part) for term in self.parts]
         return torch.stack([row.to(torch.promote_types(row.dtype, rows[0].dtype)) for row in rows]).sum(0)
+
+
+@contextmanager
+def _whole_factors() -> Iterator[None]:
+    """Products of float32 numbers without rounding their factors."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _add_rows(total: Tensor, rows: Tensor, weights: Weights) -> None:

@@ -64,8 +64,8 @@ class Clipping:
         check_clip_norm(self.clip_norm)
         if self.kind not in ("flat", "automatic", "per layer"):
             raise UsageError("a kind of clipping is 'flat', 'automatic' or 'per layer'")
-        if not 0 < self.gamma < math.inf:
-            raise UsageError("gamma of automatic clipping must be a positive number; 0.01 is usual")
+        if not 2.0**-500 <= self.gamma < math.inf:
+            raise UsageError("gamma of automatic clipping must be at least 2^-500; 0.01 is usual")
 
     def factors(self, squared: Float64[Tensor, "n k"]) -> Float64[Tensor, "n k"]:
         """Factors by parameter for squared norms by parameter; flat and automatic: the same in each column."""

@@ -52,7 +52,7 @@ Observe = Callable[[Float64[Tensor, "b k"]], None]
 
 _CELLS = 2**24  # numbers of per-record gradients held at a time
 _NORM_ERROR = 2.0**-14  # of computed norms (`layers.records.squares`)
-_BFLOAT16_ERROR = 2.0**-7  # two factors, each rounded to 8 bits, and what that adds to the norm
+_BFLOAT16_ERROR = 2.0**-7  # two factors, each rounded by 2^-8 / (1 + 2^-8): less than 2^-7 together
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Summation:
     """How a gradient sum is formed: the path that `supported` named, the precision, the records of a block.
 
     precision "proved": sums in float64, whose error `slack` bounds. "float32": faster, and floating-point
-    summation is then not covered by the guarantee (guarantees.md rule 2). Either way computed norms are too small by a
-    relative 2^-15 at most (`layers.records.squares`).
+    summation is then not covered by the guarantee (guarantees.md rule 2). Either way computed norms of gradients are
+    too small by a relative 2^-14 at most (`layers.records.squares`), which is charged.
     micro_batch: most records taken at a time. Proved blocks are padded to the next multiple of 64 above it, so that
     it should lie a little above the expected batch, or well below.
     bfloat16: matrix products of float32 numbers round their factors to bfloat16 where the processor multiplies
@@ -107,14 +107,16 @@ def slack(summation: Precision, micro_batch: int, *, bfloat16: bool = False) -> 
     with K = CANCELLING, for a record below that is formed outright. So the sum is off by at most
     k 2^-53 B C / sqrt(K); two neighboring sums are both off, and computed norms are too small by a relative
     2^-14 at most.
-    For "float32" the summation is stated as not covered; bfloat16 factors are then rounded by 2^-9 each.
+    For "float32" the summation is stated as not covered; computed norms are charged all the same, and bfloat16
+    factors. A product of factors with one place is then longer by their two roundings at most. Where places are
+    added, which may cancel, factors stay float32 (`layers.term.Outer`), or rows are formed and then measured.
     Source: Casacuberta et al. 2022, arXiv:2207.10635, for why it is charged at all.
 
     >>> 0 < slack("proved", 512) < 1e-3
     True
     """
     if summation == "float32":
-        return _BFLOAT16_ERROR if bfloat16 else 0.0
+        return _NORM_ERROR + (_BFLOAT16_ERROR if bfloat16 else 0.0)
     roundings = GRAM_PLACES * micro_batch - (-MAX_BATCH // micro_batch) + 3
     return roundings * MAX_BATCH / 2**52 / math.sqrt(CANCELLING) + _NORM_ERROR
 

@@ -108,7 +108,8 @@ def uninterrupted() -> Iterator[None]:
     pressed: list[int] = []
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT) if main else None
-    heard = callable(before)  # else it is ignored, as in a job of the background, or not Python's to defer
+    # else it is ignored, as in a job of the background, or not Python's to defer
+    heard = before not in (None, signal.SIG_IGN)
     if heard:
         signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
     try:
