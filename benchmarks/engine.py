@@ -92,7 +92,7 @@ def timing_jobs(cells: list[Cell], seconds: float) -> Iterator[Job]:
         cell = {"model": model, "batch": batch, "seconds": seconds, "before": 0 if long else 1}
         others = [] if long else [FUSED, NO_NOISE, POISSON, PROVED_BFLOAT16]
         engines = [OURS, PROVED, BFLOAT16, GHOST, *others]
-        profiled = [OURS, PROVED] if long else [OURS, NO_NOISE, PROVED, BFLOAT16]
+        profiled = [OURS, PROVED, BFLOAT16] if long else [OURS, NO_NOISE, PROVED, BFLOAT16]
         yield {"question": "time", **cell, "engines": engines, "profiled": profiled}
         others = [] if long else [FUSED, BFLOAT16, PROVED_BFLOAT16]
         yield {"question": "time", **cell, "engines": [OURS, PROVED, GHOST, *others], "threads": 2}
@@ -166,6 +166,19 @@ def earlier_rows(path: Path | None) -> list[Row]:
     return [ast.literal_eval(line) for line in lines if line.startswith("{'question'")]
 
 
+def _taken(earlier: list[Row], job: Job) -> list[Row]:
+    """The next rows of this job's cell, up to the roof that ends a job, taken out of the earlier ones; none without."""
+    cell = {**{"threads": 1}, **{key: job[key] for key in ("model", "batch", "threads") if key in job}}
+    found = []
+    for row in earlier:
+        if all(row.get(key) == value for key, value in cell.items()):
+            found.append(row)
+            if row["question"] == "roof":
+                earlier[:] = [other for other in earlier if not any(other is one for one in found)]
+                return found
+    return []
+
+
 def measure(report: Report, cells: list[Cell], seconds: float, earlier: list[Row]) -> list[Row]:
     """Every job of torch; the profiles, which are reported only where a target is missed.
 
@@ -173,9 +186,8 @@ def measure(report: Report, cells: list[Cell], seconds: float, earlier: list[Row
     """
     profiles = []
     for job in timing_jobs(cells, seconds):
-        cell = {**{"threads": 1}, **{key: job[key] for key in ("model", "batch", "threads") if key in job}}
-        done = [row for row in earlier if all(row.get(key) == value for key, value in cell.items())]
-        if job["question"] != "time" or not any(row["question"] == "roof" for row in done):
+        done = _taken(earlier, job) if job["question"] == "time" else []
+        if not done:
             profiles += take(report, run_job(job))
             continue
         take(report, done)
