@@ -18,15 +18,13 @@ import numpy as np
 import pandas as pd
 import torch
 from harness import SHARED, Report, parser
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.preprocessing import OneHotEncoder
 from torch import nn
 
 from privae import VAE, Training
 from privae.data.codec import Codec
 from privae.data.examples import load_table
+from privae.evaluate import fidelity
+from privae.evaluate.utility import image_score, table_scores
 
 DELTA = 1e-5
 OURS, PLAIN, REAL = "privae", "plain DP-CVAE, N(0, I) prior", "real training rows"
@@ -108,7 +106,7 @@ def run_job(job: Job) -> dict[str, Any]:
     x, y = vae.sample(job.count, seed=job.seed)
     start = time.perf_counter()
     accuracy = cnn_accuracy(x, y.astype(int), split, job.seed)
-    logistic = LogisticRegression(max_iter=50).fit(_flat(x[:10_000]), y[:10_000].astype(int))
+    logistic = image_score((x[:10_000], y[:10_000].astype(int)), (split.test_x, split.test_y), iterations=50)
     return {
         "data": "MNIST",
         "method": job.method,
@@ -116,7 +114,7 @@ def run_job(job: Job) -> dict[str, Any]:
         "accounted": vae.guarantee.epsilon,
         "seed": job.seed,
         "cnn": accuracy,
-        "logistic_on_10000": 100 * float(logistic.score(_flat(split.test_x), split.test_y)),
+        "logistic_on_10000": 100 * logistic,
         "fit_seconds": fit,
         "cnn_seconds": time.perf_counter() - start,
     }
@@ -140,10 +138,6 @@ def run_mnist(report: Report, seeds: range, count: int, validate: bool) -> None:
         report.check(f"MNIST epsilon {epsilon:g}: slowest fit, seconds", slowest, 60.0, "at_most")
 
 
-def _flat(images: np.ndarray) -> np.ndarray:
-    return images.reshape(len(images), -1) / 255
-
-
 def adult(validate: bool) -> tuple[pd.DataFrame, pd.DataFrame, Codec]:
     """Adult's training and test rows (or its training rows split 80 / 20) and the declared codec."""
     train, schema = load_table()
@@ -151,32 +145,6 @@ def adult(validate: bool) -> tuple[pd.DataFrame, pd.DataFrame, Codec]:
         return train, pd.read_parquet(SHARED / "adult_test.parquet"), Codec(schema)
     order = np.random.default_rng(5).permutation(len(train))
     return train.iloc[order[6512:]], train.iloc[order[:6512]], Codec(schema)
-
-
-def aucs(codes: np.ndarray, test: np.ndarray, codec: Codec) -> tuple[float, float]:
-    """AUC of gradient boosting and of logistic regression trained on codes, tested on real ones."""
-    label = codec.label
-    inside = [i for i in range(codes.shape[1]) if i != label]
-    categorical = [codec.schema.kept[i].kind != "numeric" for i in inside]
-    x, y, test_x, test_y = codes[:, inside], codes[:, label], test[:, inside], test[:, label]
-    boosted = HistGradientBoostingClassifier(categorical_features=categorical, random_state=0, max_iter=100)
-    first = roc_auc_score(test_y, boosted.fit(x, y).predict_proba(test_x)[:, 1])
-    onehot = OneHotEncoder(categories=[np.arange(codec.sizes[i]) for i in inside], handle_unknown="ignore")
-    logistic = LogisticRegression(max_iter=300).fit(onehot.fit_transform(x), y)
-    return first, roc_auc_score(test_y, logistic.predict_proba(onehot.transform(test_x))[:, 1])
-
-
-def pair_variation(left: np.ndarray, right: np.ndarray, sizes: np.ndarray) -> float:
-    """Mean total variation of all two-way marginals."""
-    found = []
-    for i in range(len(sizes)):
-        for j in range(i):
-            cells = int(sizes[i] * sizes[j])
-            p, q = (
-                np.bincount(a[:, i] * sizes[j] + a[:, j], minlength=cells) / len(a) for a in (left, right)
-            )
-            found.append(0.5 * np.abs(p - q).sum())
-    return float(np.mean(found))
 
 
 def run_adult(report: Report, seeds: range, validate: bool) -> None:
@@ -191,20 +159,20 @@ def run_adult(report: Report, seeds: range, validate: bool) -> None:
             synthetic = vae.sample(len(train), seed=seed)
             seconds = time.perf_counter() - start
             codes = codec.encode(synthetic)
-            boosted, logistic = aucs(codes, tests, codec)
-            variation = pair_variation(codes, real, codec.sizes)
+            auc = table_scores(codes, tests, codec)
+            variation = fidelity.of_pairs(fidelity.pair_variation(codes, real, codec.sizes)).mean()
             report.row(
                 data="Adult",
                 method="privae",
                 epsilon=epsilon,
                 accounted=vae.guarantee.epsilon,
                 seed=seed,
-                auc_boosting=boosted,
-                auc_logistic=logistic,
-                pair_variation=variation,
+                auc_boosting=auc["boosting"],
+                auc_logistic=auc["logistic"],
+                pair_variation=float(variation),
                 fit_and_sample_seconds=seconds,
             )
-            found.append((boosted, logistic, variation))
+            found.append((auc["boosting"], auc["logistic"], variation))
             times.append(seconds)
         mean = np.mean(found, axis=0)
         report.check(f"Adult epsilon {epsilon:g}: AUC of boosting", float(mean[0]), bars[0], "at_least")
@@ -216,8 +184,10 @@ def run_adult(report: Report, seeds: range, validate: bool) -> None:
         )
         if epsilon == 1.0:
             report.check("Adult epsilon 1: two-way total variation", float(mean[2]), 0.034, "at_most")
-    boosted, logistic = aucs(real, tests, codec)
-    report.row(data="Adult", method="real training rows", auc_boosting=boosted, auc_logistic=logistic)
+    auc = table_scores(real, tests, codec)
+    report.row(
+        data="Adult", method="real training rows", auc_boosting=auc["boosting"], auc_logistic=auc["logistic"]
+    )
 
 
 def main() -> None:

@@ -149,7 +149,7 @@ def test_a_fit_that_ends_leaves_its_model_alone_and_names_what_it_does_from_the_
     assert main(["fit", *room.table, *PUBLIC, "-o", str(tmp_path / "m.privae")]) == 0
     phases = [line for line in capsys.readouterr().err.splitlines() if line.endswith(" ...")]
     assert phases[:2] == ["choosing the noise ...", f"reading {Path(room.table[0]).name} ..."]
-    assert [path.name for path in tmp_path.iterdir()] == ["m.privae"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.privae", "m.privae.audit.json"]
 
 
 def test_a_fit_neither_begins_over_an_interrupted_one_nor_resumes_none(room, tmp_path, capsys) -> None:

@@ -4,6 +4,7 @@ PrivaeError
  + UsageError      exit 2   the call is wrong
  + DataError       exit 3   the data do not read, or do not fit the schema
  + PrivacyRefused  exit 4   going on would break a promise
+ + AuditFailed     exit 5   the audit contradicts the guarantee, or found copies
  + ArtifactError   exit 6   one of our own files is tampered with, truncated, or of another version
  + ResourceError   exit 7   disk or memory would not do; nothing was half-written
 
@@ -33,6 +34,12 @@ class PrivacyRefused(PrivaeError):
     """Going on would break a promise, so nothing was released."""
 
     exit_code = 4
+
+
+class AuditFailed(PrivaeError):
+    """An audit contradicts the guarantee, or found copies of records."""
+
+    exit_code = 5
 
 
 class ArtifactError(PrivaeError):

@@ -96,6 +96,18 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     _sync_folder(path.parent)
 
 
+def write_secretly(path: Path, content: bytes) -> None:
+    """Write a file atomically that its owner alone may read: mode 0600, and never anything else.
+
+    privacy: for what tells of single records, like the findings of an audit.
+    """
+    before = os.umask(0o077)
+    try:
+        write_atomically(path, lambda file: file.write(content))
+    finally:
+        os.umask(before)
+
+
 def write_archive(path: Path, members: Mapping[str, bytes], *, packed: bool = True) -> None:
     """Write a zip of `members` plus a manifest of their SHA-256 hashes, atomically.
 

@@ -17,10 +17,16 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
 from privae import files
+from privae.attacks.finding import Finding
+from privae.audit.canaries import trial
+from privae.audit.case import Own, case_of
+from privae.audit.coins import Coins
+from privae.audit.suite import Audit, Level
+from privae.audit.suite import audit as run_audit
 from privae.data.images import ImageSchema
 from privae.data.schema import Schema
 from privae.data.values import column_of
-from privae.errors import ArtifactError, DataError, PrivacyRefused, UsageError
+from privae.errors import ArtifactError, DataError, UsageError
 from privae.plan import Plan, check_budget
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
@@ -34,7 +40,7 @@ from privae.recipes.modality import (
     needs_network,
     to_members,
 )
-from privae.recipes.phases import Budget, Draft, Run, plan_of, threshold_delta
+from privae.recipes.phases import Budget, Run, budget_of, check_plan, plan_of
 from privae.training.books import Books, Places, charges_of, follows
 from privae.training.group import processes
 from privae.training.launch import device_of
@@ -109,6 +115,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         checkpoint: str | Path | None = None,
         resume: bool = False,
         device: str | torch.device = "cpu",
+        coins: Coins | None = None,
     ) -> Self:
         """Spend the budget once; everything afterwards is free.
 
@@ -118,6 +125,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         are computed. Processes that torchrun started fit together.
         checkpoint: a file that the fit is kept in until `save`, so that one that was killed goes on with the same
         call and resume=True, without being charged again; see `training.state.Checkpoint`.
+        coins: keep records out and plant canaries for an audit; what these show is in `canary_findings_`.
         Guarantee: `self.guarantee`, for any true number of records, and all lives of a resumed fit together.
         Errors: UsageError for a checkpoint that is there and not to be resumed, or is that of another fit;
             PrivacyRefused where it may not go on.
@@ -128,20 +136,23 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise UsageError("the plan was made for another schema; plan again")
         recipe = self._recipe(chosen, agreed)
         recipe.check(data, y, agreed.strict)
-        _check_plan(agreed, recipe.draft(_budget(agreed)))
+        check_plan(agreed, recipe.draft(budget_of(agreed)))
         where = device_of(device)
         source = noise or NoiseSource()
         path = None if checkpoint is None else Path(checkpoint)
         books = Books(agreed, source, Places(ledger, path, resume))
+        fed = trial(coins, data, y, chosen)
         with processes(where) as group, ExitStack() as held:
             group.same(lambda: held.enter_context(books.open()))
             seen = watch or Silent()
             books.tell(seen)
-            run = Run(agreed, books.charge, source, seen, books.keeper, group, where, books.drawn_before)
-            fitted = recipe.fit(run, data, y)
+            told = (books.charge, source, seen, books.keeper, group, where, books.drawn_before)
+            run = Run(agreed, *told, transcript=None if coins is None else {})
+            fitted = recipe.fit(run, *fed.fed)
             run.finish()
             own, fixed = group.same(lambda: (books.own, books.fixed))
         self.checkpoint_ = path
+        self.canary_findings_ = fed.read(agreed, fitted, run.transcript or {})
         return self._set(fitted, agreed, own, fixed_noise=fixed)
 
     def sample(self, n: int | None = None, seed: int | None = None) -> Any:  # noqa: ANN401
@@ -180,6 +191,30 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Latent codes (embeddings) of every record: [n, k]."""
         return self._fitted.embed(X)
 
+    def audit(  # noqa: PLR0913  what was fitted, what was not, and how hard to try
+        self,
+        X: Any,  # noqa: ANN401
+        y: Any = None,  # noqa: ANN401
+        *,
+        holdout: Any = None,  # noqa: ANN401
+        level: Level = "quick",
+        coins: Coins | None = None,
+        watch: Watch | None = None,
+        seed: int = 0,
+    ) -> Audit:
+        """Try to break the model, and say how hard was tried. What it finds on records is for the data holder only.
+
+        X, y: the data that `fit` was given. holdout: records of the same population that it was not given, in the
+        same form ((images, labels) where there are labels); with the coins of the fit, those that they kept out.
+        level: "quick" (seconds), "standard" (minutes), "deep" (fits reference models). seed: of the lots drawn.
+        """
+        data, schema = self._data(X, y, self._fitted.schema)
+        named = self.network is not None or not self.plan_.settings.get("own_network")
+        recipe = self._twin()._recipe(schema, self.plan_)
+        own = Own(self.fitted_, self.plan_, recipe, self._again if named else None)
+        case = case_of(own, (data, y), holdout, coins, seed)
+        return run_audit(case, level, self.canary_findings_, watch or Silent())
+
     @property
     def guarantee(self) -> Guarantee:
         """What is promised, counted how, and what is not covered."""
@@ -204,6 +239,9 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             "ledger.jsonl": self.ledger_.dumps().encode(),
             "weights.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in state.items()}),
         }
+        public = [finding.to_dict() for finding in self.canary_findings_ if finding.public]
+        if public:
+            members["canaries.json"] = files.canonical_json(public)
         files.write_archive(Path(path), members)
         kept, self.checkpoint_ = getattr(self, "checkpoint_", None), None
         if kept is not None:
@@ -223,6 +261,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ledger = Ledger.parse(members["ledger.jsonl"].decode())
             guarantee = Guarantee.from_dict(json.loads(members["guarantee.json"]))
             state: dict[str, Tensor] = safetensors.torch.load(members["weights.safetensors"])
+            findings = [Finding.from_dict(f) for f in json.loads(members.get("canaries.json", b"[]"))]
             lacking = network is None and needs_network(members)
             fitted = None if lacking else from_members(members, state, network)
         except (KeyError, ValueError, TypeError, RuntimeError, safetensors.SafetensorError):
@@ -237,7 +276,23 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             )
         recipe = "gradients" if plan.recipe == "gradients" else "auto"
         model = cls(plan.epsilon, plan.delta, plan.rows, recipe, fitted.schema, strict=plan.strict)
+        model.canary_findings_ = findings
         return model._set(fitted, plan, ledger, fixed_noise=FIXED_NOISE in guarantee.not_covered)
+
+    def _again(self, data: Any, labels: Any, coins: Coins | None = None) -> tuple[Fitted, list[Finding]]:  # noqa: ANN401
+        """The same plan fitted to other data, and what their canaries show; for an audit."""
+        plan, schema, model = self.plan_, self.fitted_.schema, self._twin()
+        agreed = plan if schema.hash == plan.schema_hash else model.plan(schema)
+        model.fit(data, labels, schema=schema, plan=agreed, coins=coins)
+        return model.fitted_, model.canary_findings_
+
+    def _twin(self) -> "VAE":
+        """An unfitted VAE that plans what this one did."""
+        plan = self.plan_
+        recipe = "gradients" if plan.recipe == "gradients" else "auto"
+        model = VAE(plan.epsilon, plan.delta, plan.rows, recipe, self.fitted_.schema, network=self.network)
+        model.set_params(strict=plan.strict, fidelity=budget_of(plan).fidelity, training=Training.of(plan))
+        return model
 
     def _recipe(self, schema: Schema | ImageSchema, plan: Plan | None = None) -> TableRecipe | ImageRecipe:
         if self.recipe not in ("auto", "gradients"):
@@ -303,33 +358,6 @@ def _table(x: Any, y: Any, schema: Schema | ImageSchema | None) -> tuple[pd.Data
         x = x.assign(**{schema.label: column_of(y).set_axis(x.index)})
     x = x.set_axis([str(name) for name in x.columns], axis=1)
     return x, schema.ordered(list(x.columns))
-
-
-def _budget(plan: Plan) -> Budget:
-    fidelity = plan.settings.get("fidelity")
-    return Budget(
-        plan.epsilon, plan.delta, plan.rows, plan.strict, bool(fidelity) if fidelity is not None else None
-    )
-
-
-def _check_plan(plan: Plan, draft: Draft) -> None:
-    """Refuse a plan whose bounds are not those of this recipe and schema, or that costs more than it says."""
-    if [p.name for p in plan.phases] != [p.name for p in draft.phases] or plan.settings != draft.settings:
-        raise UsageError(
-            "the plan has other phases or settings than this fit; plan again with the same options"
-        )
-    for phase, own in zip(plan.phases, draft.phases, strict=True):
-        bounds = (phase.kind, phase.size, phase.replace_ratio) == (own.kind, own.size, own.replace_ratio)
-        if not bounds or (phase.kind == "statistics" and phase.sensitivity != own.sensitivity):
-            raise PrivacyRefused(
-                f"phase '{phase.name}' of the plan states bounds that do not hold; plan again"
-            )
-    if plan.delta_threshold != threshold_delta(plan.epsilon, plan.delta, plan.phases):
-        raise PrivacyRefused("the plan's delta_threshold is not that of its phases; plan again")
-    if math.isinf(plan.epsilon) and any(phase.noise_multiplier for phase in plan.phases):
-        raise UsageError("a plan with epsilon = inf has no noise; plan again")
-    if plan.guarantee().epsilon > plan.epsilon:
-        raise PrivacyRefused("the plan's phases cost more than its epsilon; plan again")
 
 
 def _charged(ledger: Ledger, plan: Plan) -> bool:

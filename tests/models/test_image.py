@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -107,3 +108,21 @@ def test_a_model_comes_back_from_its_config_and_state(hidden):
         assert torch.equal(one, other)
     labels = torch.full((5,), -1)
     assert torch.equal(first.log_likelihood(images(), labels), again.log_likelihood(images(), labels))
+
+
+@pytest.mark.parametrize("decoder", [None, ResidualDecoder(3, (5,), 4)])
+def test_the_parts_of_the_evidence_add_up_to_it_and_pixels_are_compared(decoder):
+    found, x = model(decoder), images()
+    parts = found.parts(x)
+    whole = found.log_likelihood(x, torch.full((5,), -1))
+    constant = found.codes.spread.log().sum() + 1.5 * math.log(2 * math.pi)
+    assert torch.allclose(parts["codes"] + parts["rest"] - constant, whole)
+    pixels = x.flatten(1).double() / 255
+    codes = found.codes.encode(pixels)
+    codes[:, 1:] = 0
+    decoded = found.codes.decode(codes)
+    if decoder is not None:  # its last layer starts at zero
+        decoded = torch.sigmoid(8 * (decoded - 0.5).float()).double()
+    assert torch.allclose(parts["pixels"], -(pixels - decoded).square().sum(1))
+    assert torch.allclose(parts["distance"].square(), -parts["pixels"])
+    assert found.parts(x[:0])["codes"].shape == (0,)

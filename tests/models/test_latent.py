@@ -80,3 +80,24 @@ def test_a_model_comes_back_from_its_config_and_state(likelihood, classes):
 def test_a_sample_of_none_is_empty():
     assert model().sample(0, torch.Generator())[0].shape == (0, 4)
     assert model(Categorical((2, 3))).sample(0, torch.Generator())[0].shape == (0, 5)
+
+
+@pytest.mark.parametrize(("likelihood", "classes"), [(Bernoulli(4), 3), (Categorical((2, 2)), 1)])
+def test_the_parts_of_a_bound_add_up_to_it(likelihood, classes):
+    found = model(likelihood, classes)
+    x = torch.tensor([[1.0, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1]])
+    labels = torch.tensor([0, -1, classes - 1])
+    parts = found.parts(x, labels)
+    assert list(parts) == ["reconstruction", "kl", "norm", "distance"]
+    assert torch.allclose(parts["reconstruction"] + parts["kl"], found.log_likelihood(x, labels))
+    assert torch.allclose(parts["norm"], -found.embed(x, labels).square().sum(1).double())
+
+
+def test_the_distance_is_that_to_the_nearest_decoded_draw():
+    """Without a signal every pixel is decoded as one half: the distance of four pixels of 0 or 1 is 1."""
+    found = model()
+    for parameter in found.network.parameters():
+        nn.init.zeros_(parameter)
+    parts = found.parts(torch.eye(4), torch.full((4,), -1))
+    assert parts["distance"].tolist() == [-1.0] * 4
+    assert found.parts(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))["distance"].shape == (0,)

@@ -41,6 +41,9 @@ def test_a_fitted_table_speaks_frames(facts, people, by_gradients):
     assert made.embed(without) == pytest.approx(made.embed(people(7)))
     assert made.sampled_scores(50, without).shape == (50,)
     assert made.score(people(0)).shape == (0,)
+    assert set(made.parts(people(7))) == {"reconstruction", "kl", "norm", "distance"}
+    assert all(part.shape == (7,) and np.isfinite(part).all() for part in made.parts(people(7)).values())
+    assert made.parts(people(7))["norm"].dtype == np.float64
     assert len(made.sample(0, 0)) == 0
 
 
@@ -57,10 +60,14 @@ def test_fitted_images_speak_arrays(pictures, by_gradients, classes):
     assert y is None if classes is None else set(y) <= {"0", "1"}
     assert made.score(x).shape == made.sampled_scores(20, x).shape == (20,)
     assert made.embed(x).shape[0] == 20
+    assert "distance" in made.parts(x)
+    assert all(part.shape == (20,) and np.isfinite(part).all() for part in made.parts(x).values())
     assert made.sample(0, 0)[0].shape == (0, 4, 4)
     for wrong in (x[:, :3], x.astype(float), x[0]):
         with pytest.raises(UsageError, match=r"uint8 \[n, 4, 4\]"):
             made.score(wrong)
+        with pytest.raises(UsageError, match=r"uint8 \[n, 4, 4\]"):
+            made.parts(wrong)
 
 
 def test_what_cannot_be_fitted_is_refused_by_the_plan(facts):

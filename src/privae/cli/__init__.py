@@ -1,5 +1,5 @@
 """The command line: `privae`, or `python -m privae`."""
 
-from privae.cli.verbs import main
+from privae.cli.app import main
 
 __all__ = ["main"]

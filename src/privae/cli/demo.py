@@ -9,9 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 
 from privae import files
 from privae.cli import telling
@@ -19,9 +16,9 @@ from privae.cli.terminal import Terminal
 from privae.data.codec import Codec
 from privae.data.examples import load_digits, load_table
 from privae.data.images import write_images
-from privae.data.schema import Schema
 from privae.data.tables import write_table
 from privae.errors import UsageError
+from privae.evaluate.utility import image_score, table_scores
 from privae.report import picture
 from privae.vae import VAE
 
@@ -39,7 +36,6 @@ _DRAWN = (
     "sex",
     "income",
 )
-_ITERATIONS = 1_000
 
 
 def adult(out: Terminal, folder: Path) -> None:
@@ -52,7 +48,12 @@ def adult(out: Terminal, folder: Path) -> None:
         watch.phase("drawing synthetic records", 1)
         synthetic = model.sample(len(fitted))
         watch.phase("training on real and on synthetic records, testing on held-out ones", 1)
-        real, made = (_table_auc(train, held_out, schema) for train in (fitted, synthetic))
+        codec = Codec(schema)
+        tests = codec.encode(held_out)
+        real, made = (
+            table_scores(codec.encode(train), tests, codec, ("logistic",))["logistic"]
+            for train in (fitted, synthetic)
+        )
         watch.phase("writing", 1)
         model.save(folder / "adult.privae")
         write_table(synthetic, folder / "synthetic.csv")
@@ -82,7 +83,7 @@ def digits(out: Terminal, folder: Path) -> None:
         watch.phase("drawing synthetic records", 1)
         made_x, made_y = model.sample(len(fit_x))
         watch.phase("training on real and on synthetic images, testing on held-out ones", 1)
-        real, made = (_accuracy(train, (new_x, new_y)) for train in ((fit_x, fit_y), (made_x, made_y)))
+        real, made = (image_score(train, (new_x, new_y)) for train in ((fit_x, fit_y), (made_x, made_y)))
         watch.phase("writing", 1)
         model.save(folder / "digits.privae")
         write_images(folder / "synthetic.npz", made_x, made_y)
@@ -121,28 +122,6 @@ def _split(count: int, records: Any) -> tuple[Any, Any]:  # noqa: ANN401  a tabl
             drop=True
         )
     return records[order[:cut]], records[order[cut:]]
-
-
-def _table_auc(train: pd.DataFrame, test: pd.DataFrame, schema: Schema) -> float:
-    """AUC of a logistic regression on the bins and categories of the schema."""
-    codec = Codec(schema)
-    assert codec.label is not None
-    start, width = int(codec.offsets[codec.label]), int(codec.sizes[codec.label])
-    features, labels = [], []
-    for frame in (train, test):
-        codes = codec.encode(frame)
-        features.append(np.delete(codec.onehot(codes).numpy(), np.s_[start : start + width], axis=1))
-        labels.append(codes[:, codec.label])
-    learned = LogisticRegression(max_iter=_ITERATIONS).fit(features[0], labels[0])
-    return float(roc_auc_score(labels[1], learned.predict_proba(features[1])[:, 1]))
-
-
-def _accuracy(
-    train: tuple[NDArray[np.uint8], NDArray[Any]], test: tuple[NDArray[np.uint8], NDArray[Any]]
-) -> float:
-    """Share of right answers of a logistic regression on pixels."""
-    (x, y), (new_x, new_y) = ((x.reshape(len(x), -1) / 255.0, y.astype(str)) for x, y in (train, test))
-    return float(LogisticRegression(max_iter=_ITERATIONS).fit(x, y).score(new_x, new_y))
 
 
 def _report(out: Terminal, model: VAE, path: Path, texts: tuple[str, str], figures: dict[str, float]) -> None:

@@ -28,6 +28,29 @@ class Composition(StrEnum):
     GAUSSIAN = "gaussian"
 
 
+class AuditKind(StrEnum):
+    """How a fit is audited."""
+
+    NONE = "none"
+    QUICK = "quick"
+    STANDARD = "standard"
+
+
+class AuditLevel(StrEnum):
+    """How hard an audit tries."""
+
+    QUICK = "quick"
+    STANDARD = "standard"
+    DEEP = "deep"
+
+
+class Language(StrEnum):
+    """The language of a page."""
+
+    EN = "en"
+    ZH = "zh"
+
+
 def option(*names: str, text: str) -> Any:  # noqa: ANN401  typer's own type
     """An option whose text says its default, if it has one."""
     return typer.Option(*names, help=text, show_default=False)
@@ -112,4 +135,43 @@ Top = Annotated[
 Cap = Annotated[float, option("--epsilon", text="What all fits together may spend.")]
 HowToAdd = Annotated[
     Composition, option("--composition", text="renyi (default), or gaussian: plans without gradients only.")
+]
+
+AuditOf = Annotated[
+    AuditKind,
+    option(
+        "--audit",
+        text="quick (default): attacks, in seconds. standard: canaries are planted, too, and 5 % of the rows kept out "
+        "by secret coins, unless there is a --holdout. none.",
+    ),
+]
+Holdout = Annotated[
+    Path | None, option("--holdout", text="Records of the same population that the fit is not given.")
+]
+Level = Annotated[
+    AuditLevel, option("--level", text="quick (default, seconds), standard (minutes), deep (fits 8 models).")
+]
+Members = Annotated[Path | None, option("--data", text="The data that the model was fitted to.")]
+Synthetic = Annotated[
+    Path | None, option("--synthetic", text="Synthetic rows of any tool, to be audited without its model.")
+]
+Claimed = Annotated[float | None, option("--epsilon", text="What the tool claims, for --synthetic.")]
+AuditOutput = Annotated[
+    Path | None, option("--output", "-o", text="Write the findings here (.json), for the data holder only.")
+]
+FindingsFile = Annotated[
+    Path | None,
+    option("--findings", text="Findings of an earlier audit (.json), instead of a quick one now."),
+]
+Lang = Annotated[Language, option("--lang", text="The language of the page: en (default) or zh.")]
+Publishable = Annotated[
+    bool, option("--public", text="Leave out everything that was computed on real data: a page to publish.")
+]
+CertificateFile = Annotated[Path, argument("CERTIFICATE", "A certificate (.json).")]
+MaybeModel = Annotated[
+    Path | None,
+    argument("[MODEL]", "The model that it is about (.privae); without it, the certificate alone."),
+]
+Signer = Annotated[
+    str | None, option("--key", text="Who must have signed: a public key, or its fingerprint.")
 ]

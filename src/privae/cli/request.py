@@ -106,6 +106,16 @@ def read(path: Path) -> tuple[Any, Any]:
     return read_images(path) if is_images(path) else (read_table(path), None)
 
 
+def read_alike(path: Path | None, other: Path) -> Any:  # noqa: ANN401  a DataFrame, images, or images with labels
+    """A hold-out in the form that `VAE.audit` takes; None without a file. UsageError if it is of another kind."""
+    if path is None:
+        return None
+    if is_images(path) != is_images(other):
+        raise UsageError(f"{path.name} and {other.name} are not of one kind: tables, or images in .npz files")
+    x, y = read(path)
+    return x if y is None else (x, y)
+
+
 def parsed_classes(text: str | None) -> int | tuple[str, ...] | None:
     """A number of classes, or their names between commas.
 

@@ -4,6 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from privae.attacks.finding import CHANNELS
+from privae.audit.suite import Audit
 from privae.cli.terminal import aligned
 from privae.data.schema import Schema
 from privae.plan import Plan
@@ -137,3 +139,37 @@ def ledger_fields(ledger: Ledger) -> dict[str, Any]:
 def entries(ledger: Ledger) -> list[dict[str, Any]]:
     """The entries of a ledger as JSON."""
     return [entry.model_dump(mode="python") for entry in ledger.entries]
+
+
+def audit_text(audit: Audit) -> str:
+    """An audit for the data holder: its verdict, a line a finding, what failed in words, and what did not run."""
+    rows = [("channel", "attack", "measure", "value", "interval", "could show", "")]
+    rows += [
+        (
+            CHANNELS[f.channel]["en"],
+            f.title["en"],
+            f.measure,
+            f"{f.value:.3g}",
+            f"{f.low:.3g} to {f.high:.3g}",
+            "" if f.power is None else f"{f.power:.3g}",
+            "FAILED" if f.failed else "ok",
+        )
+        for f in audit.findings
+    ]
+    accounted = "" if audit.epsilon is None else f", accounted epsilon {audit.epsilon:.4g}"
+    head = f"audit ({audit.level}): {'passed' if audit.passed else 'FAILED'}{accounted}, {duration(audit.seconds)}"
+    lines = [f"{head}; for the data holder only", aligned(rows)]
+    lines += [f"FAILED: {finding.meaning['en']}" for finding in audit.findings if finding.failed]
+    lines += [f"not run: {skipped.attack}: {skipped.reason['en']}" for skipped in audit.skipped]
+    return "\n".join(lines)
+
+
+def audit_line(audit: Audit, written: Path) -> str:
+    """The audit that ended a fit, in a line, and what failed in words."""
+    missing = sum("--holdout" in skipped.reason["en"] for skipped in audit.skipped)
+    lacks = f", {missing} attacks need records that were kept out (--holdout FILE)" if missing else ""
+    line = (
+        f"audit ({audit.level}): {'passed' if audit.passed else 'FAILED'}: {len(audit.findings)} findings{lacks}; "
+        f"for the data holder only: {written}"
+    )
+    return "\n".join([line, *(f"FAILED: {f.meaning['en']}" for f in audit.findings if f.failed)])

@@ -1,63 +1,26 @@
 """One verb a function. A verb imports what it needs when it runs, so that --help does not wait for torch."""
 
-import os
-import sys
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from privae.cli import checks
 from privae.cli import options as given
-from privae.cli.terminal import Terminal, aligned, ending, fail
+from privae.cli.app import app, examples, ledgers
+from privae.cli.terminal import Terminal, aligned
 from privae.errors import UsageError
-from privae.training.launch import keep_freed_memory
 
 if TYPE_CHECKING:
+    from privae.audit.coins import Coins
+    from privae.audit.suite import Audit, Level
+    from privae.training.watch import Watch
     from privae.vae import VAE
 
-_ABOUT = (
-    "Fit a variational autoencoder to data that must not leak, and keep a model with a printed guarantee."
-)
 _TOP = 20
-
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help=_ABOUT,
-    epilog="Start with: privae demo. For a table of your own: schema, plan, fit; then sample, score, encode.",
-)
-ledgers = typer.Typer(
-    rich_markup_mode=None, help="The ledger of a data set: what all of its fits together may spend."
-)
-app.add_typer(ledgers, name="ledger")
-
-
-def _examples(*lines: str) -> str:
-    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from privae import files
-
-        typer.echo(f"privae {files.code_version()}")
-        raise typer.Exit
-
-
-@app.callback(help=_ABOUT)
-def top(
-    show_version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Hold the options that come before a verb."""
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "privae demo                   a table of people", "privae demo digits            images of digits"
     )
 )
@@ -68,14 +31,14 @@ def demo(
     as_json: given.AsJson = False,
 ) -> None:
     """Fit packaged public data, and show real beside synthetic."""
-    from privae.cli import demo as examples
+    from privae.cli import demo as shown
 
-    show = examples.digits if example is given.Example.DIGITS else examples.adult
+    show = shown.digits if example is given.Example.DIGITS else shown.adult
     show(Terminal(quiet, as_json), output)
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "privae schema patients.csv -o patients.schema.toml",
         "privae schema public_sample.csv --public -o s.toml",
     )
@@ -111,7 +74,7 @@ def schema(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "privae plan patients.csv --schema patients.schema.toml --epsilon 3 --rows 20000 -o plan.toml",
         "privae plan digits.npz --classes 10 --epsilon 1 --delta 1e-5 --rows 60000",
     )
@@ -151,7 +114,7 @@ def plan(  # noqa: PLR0913  one parameter an option
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "privae fit patients.csv --schema patients.schema.toml --epsilon 3 --rows 20000 -o patients.privae",
         "privae fit patients.csv --schema patients.schema.toml --plan plan.toml --ledger hospital.ledger",
         "privae fit digits.npz --classes 10 --epsilon 1 --delta 1e-5 --rows 60000 -o digits.privae",
@@ -172,37 +135,40 @@ def fit(  # noqa: PLR0913  one parameter an option
     strict: given.Strict = False,
     resume: given.Resume = False,
     device: given.Device = "cpu",
+    audit: given.AuditOf = given.AuditKind.QUICK,
+    holdout: given.Holdout = None,
     output: given.ModelOutput = None,
     quiet: given.Quiet = False,
     as_json: given.AsJson = False,
 ) -> None:
-    """Spend the budget once, and write a model; everything afterwards is free."""
+    """Spend the budget once, and write a model; everything afterwards is free. Exit code 5: its audit failed."""
     out = Terminal(quiet, as_json)
     with out.progress(f"reading the header of {data.name}") as watch:
-        from privae.cli import request, telling
+        from privae.cli import request
         from privae.training.group import processes
 
         asked = request.Request(data, schema, epsilon, delta, rows, classes, recipe, fidelity, strict)
         with processes(device):
             target = output or request.default_model(data)
-            request.check_outputs(target, (".privae",), [data, schema, plan, ledger])
+            request.check_outputs(target, (".privae",), [data, schema, plan, ledger, holdout])
             kept = request.checkpoint_of(target, resume=resume)
             facts = asked.facts()
             model, agreed = asked.followed(facts, plan) if plan else asked.planned(facts, watch)
             watch.phase(f"reading {data.name}", 1)
-            x, y = request.read(data)
-            if plan is None:
-                _say_delta(out, delta)
+            (x, y), held = request.read(data), request.read_alike(holdout, data)
+            _say_delta(out, delta if plan is None else agreed.delta)
+            coins = _coins(audit, agreed.rows, holdout, target, resume=resume)
             more: dict[str, Any] = {"ledger": ledger, "checkpoint": kept, "resume": resume, "device": device}
             with request.resumable(kept, out.note):
-                model.fit(x, y, schema=facts, plan=agreed, watch=watch, **more)
+                model.fit(x, y, schema=facts, plan=agreed, watch=watch, coins=coins, **more)
                 request.save(model, target, watch)
-    fields = {"model": target, "guarantee": telling.guarantee_fields(model.guarantee), "notes": agreed.notes}
-    out.report(telling.fitted_text(model, target), {**fields, "plan_hash": agreed.hash, "ledger": ledger})
+        done = _audited(model, target, (x, y, held), audit, watch)
+    _say_fitted(out, model, target, done, ledger)
+    checks.verdict(done)
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "privae sample patients.privae -n 10000 -o synthetic.csv      (.parquet, too)",
         "privae sample digits.privae -n 60000 -o synthetic.npz",
     )
@@ -238,7 +204,7 @@ def sample(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "privae score patients.privae new.csv -o scores.csv", "privae score patients.privae new.csv --top 20"
     )
 )
@@ -270,7 +236,7 @@ def score(
     out.report(f"wrote {output}: row (the first is 1) and score (higher = stranger)", {"output": output})
 
 
-@app.command(epilog=_examples("privae encode patients.privae new.csv -o codes.parquet"))
+@app.command(epilog=examples("privae encode patients.privae new.csv -o codes.parquet"))
 def encode(
     model: given.Model,
     data: given.Data,
@@ -290,7 +256,7 @@ def encode(
     out.report(f"wrote {output}: {width} codes a record", {"output": output, "codes": width})
 
 
-@app.command(epilog=_examples("privae inspect patients.privae", "privae inspect patients.privae --json"))
+@app.command(epilog=examples("privae inspect patients.privae", "privae inspect patients.privae --json"))
 def inspect(model: given.Model, quiet: given.Quiet = False, as_json: given.AsJson = False) -> None:
     """Say what a model is: its guarantee, its plan, the head of its ledger."""
     out = Terminal(quiet, as_json)
@@ -303,7 +269,7 @@ def inspect(model: given.Model, quiet: given.Quiet = False, as_json: given.AsJso
 
 @ledgers.command(
     "open",
-    epilog=_examples(
+    epilog=examples(
         "privae ledger open hospital.ledger --epsilon 10 --delta 1e-5",
         "privae fit patients.csv --schema patients.schema.toml --epsilon 3 --ledger hospital.ledger",
     ),
@@ -329,7 +295,7 @@ def open_ledger(
     out.report(text, {"ledger": path, "epsilon": epsilon, "delta": made.delta, "head": made.head})
 
 
-@ledgers.command("show", epilog=_examples("privae ledger show hospital.ledger"))
+@ledgers.command("show", epilog=examples("privae ledger show hospital.ledger"))
 def show_ledger(path: given.LedgerFile, quiet: given.Quiet = False, as_json: given.AsJson = False) -> None:
     """Show what was spent, what remains, and the head that names the whole ledger."""
     out = Terminal(quiet, as_json)
@@ -341,23 +307,39 @@ def show_ledger(path: given.LedgerFile, quiet: given.Quiet = False, as_json: giv
     out.answer(telling.ledger_text(read), telling.ledger_fields(read))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line, and return its exit code (design.md section 8)."""
-    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    # threads that spin while they wait made a fit on a busy machine 20 times slower; read when torch is loaded
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    keep_freed_memory()
-    try:
-        with warnings.catch_warnings(), ending():
-            if argv is None and os.environ.get("PRIVAE_DEBUG") != "1":
-                warnings.simplefilter("ignore")  # privacy: a warning of a library may quote a cell
-            with typer.main.get_command(app).make_context("privae", arguments) as context:
-                context.command.invoke(context)
-    except typer.Exit as done:
-        return int(done.exit_code)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the last stop: one line, never a traceback
-        return fail(error, as_json="--json" in arguments)
-    return 0
+def _coins(
+    audit: given.AuditKind, rows: int | None, holdout: Path | None, target: Path, *, resume: bool
+) -> "Coins | None":
+    """The coins of a fit whose audit plants canaries."""
+    if audit is not given.AuditKind.STANDARD:
+        return None
+    from privae.cli import auditing
+
+    return auditing.coins_for(rows, holdout, target, resume=resume)
+
+
+def _audited(
+    model: "VAE", target: Path, data: tuple[Any, Any, Any], audit: given.AuditKind, watch: "Watch"
+) -> "Audit | None":
+    """The audit that ends a fit."""
+    if audit is given.AuditKind.NONE:
+        return None
+    from privae.cli import auditing
+
+    level: Level = "quick" if audit is given.AuditKind.QUICK else "standard"
+    return auditing.after_fit(model, target, data, level, watch)
+
+
+def _say_fitted(out: Terminal, model: "VAE", target: Path, done: "Audit | None", ledger: Path | None) -> None:
+    from privae.cli import auditing, telling
+
+    plan = model.plan_
+    fields = {"model": target, "guarantee": telling.guarantee_fields(model.guarantee), "notes": plan.notes}
+    text = telling.fitted_text(model, target)
+    if done is not None:
+        text = f"{text}\n\n{telling.audit_line(done, auditing.audit_file(target))}"
+    found = None if done is None else done.to_dict()
+    out.report(text, {**fields, "plan_hash": plan.hash, "ledger": ledger, "audit": found})
 
 
 def _say_delta(out: Terminal, delta: float | None) -> None:

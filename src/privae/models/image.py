@@ -12,6 +12,7 @@ from privae.models.networks import Decoder
 from privae.models.priors import GaussianClasses
 
 _ROWS = 4096
+_PARTS = ("codes", "rest", "pixels", "distance")
 _CONTRAST = 8.0  # logit of a pixel = contrast * (linear reconstruction - 1/2)
 
 
@@ -91,6 +92,16 @@ class ImageModel:
         ]
         return torch.cat([*parts, torch.zeros(0, dtype=torch.float64)])
 
+    def parts(self, images: UInt8[Tensor, "n h w"]) -> dict[str, Tensor]:
+        """What is known of images, each higher for one that is known better; labels are summed out: [n] each.
+
+        codes, rest: log-density (up to a constant) of the latent codes, and of the other axes; pixels: minus the
+        squared error of the decoded codes; distance: minus its root, for the posterior is a point.
+        """
+        parts = [self._parts(x) for x in torch.split(images, _ROWS)]
+        found = torch.cat([*parts, torch.zeros(0, len(_PARTS), dtype=torch.float64)])
+        return dict(zip(_PARTS, found.T, strict=True))
+
     def embed(self, images: UInt8[Tensor, "n h w"]) -> Float[Tensor, "n k"]:
         """Whitened latent codes: [n, h, w] -> [n, k]."""
         parts = [self.codes.encode(_unit(x))[:, : self.latent] for x in torch.split(images, _ROWS)]
@@ -135,9 +146,24 @@ class ImageModel:
         noise = torch.randn(len(latents), rest, generator=generator, dtype=torch.float64)
         if self.decoder is None:
             return self.codes.decode(torch.cat([latents, noise], 1))
-        base = self.codes.decode(torch.cat([latents, torch.zeros_like(noise)], 1))
+        return self._mean(torch.cat([latents, torch.zeros_like(noise)], 1), classes)
+
+    def _mean(self, codes: Tensor, classes: Tensor) -> Tensor:
+        base = self.codes.decode(codes)
+        if self.decoder is None:
+            return base
+        latents = codes[:, : self.latent]
         with torch.no_grad():
             return torch.sigmoid(self.decoder(self.conditioned(latents, classes), base.float())).double()
+
+    def _parts(self, images: Tensor) -> Tensor:
+        x = _unit(images)
+        codes = self.codes.encode(x)
+        known = torch.logsumexp(self.prior.log_joint(codes[:, : self.latent]), 1)
+        rest = -0.5 * codes[:, self.latent :].square().sum(1)
+        codes[:, self.latent :] = 0
+        error = (self._mean(codes, torch.full((len(x),), -1)) - x).square().sum(1)
+        return torch.stack([known, rest, -error, -error.sqrt()], 1)
 
     def _log_evidence(self, images: Tensor, labels: Tensor) -> Tensor:
         codes = self.codes.encode(_unit(images))

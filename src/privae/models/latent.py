@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from privae.models.elbo import elbo
+from privae.models.elbo import elbo, kl
 from privae.models.likelihoods import Bernoulli, Categorical, Likelihood
 from privae.models.networks import Autoencoder, Network
 from privae.models.priors import draw_classes
@@ -16,6 +16,7 @@ from privae.models.table import loaded_network
 
 _ROWS = 4096
 _DRAWS = 8  # posterior draws that a bound is averaged over
+_PARTS = ("reconstruction", "kl", "norm", "distance")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,26 @@ class LatentModel:
             return elbo(self._coder, self.likelihood, wide, condition, drawn).mean(0).double()
 
         return self._by_rows(bound, x, labels, torch.zeros(0, dtype=torch.float64))
+
+    def parts(self, x: Float[Tensor, "n d"], labels: Int[Tensor, "n"]) -> dict[str, Tensor]:
+        """What a bound is made of, each higher for a record that is known better: [n, d] -> float64 [n] each.
+
+        reconstruction: its log-probability; kl: -KL; norm: -|posterior mean|^2; distance: minus the smallest one
+        between the record and what posterior draws, fixed by a seed, decode to.
+        """
+        noise = torch.randn(_DRAWS, 1, self.latent, generator=torch.Generator().manual_seed(0))
+
+        def each(rows: Tensor, y: Tensor) -> Tensor:
+            wide, given = rows.expand(_DRAWS, *rows.shape), self.condition(y)
+            mean, log_variance = self._coder.encode(rows, given)
+            drawn = mean + (0.5 * log_variance).exp() * noise
+            logits = self._coder.decode(drawn, None if given is None else given.expand(_DRAWS, *given.shape))
+            known = self.likelihood.log_prob(logits, wide).mean(0)
+            near = (self.likelihood.mean(logits) - wide).norm(dim=-1).amin(0)
+            return torch.stack([known, -kl(mean, log_variance), -mean.square().sum(-1), -near], 1).double()
+
+        found = self._by_rows(each, x, labels, torch.zeros(0, len(_PARTS), dtype=torch.float64))
+        return dict(zip(_PARTS, found.T, strict=True))
 
     def embed(self, x: Float[Tensor, "n d"], labels: Int[Tensor, "n"]) -> Float[Tensor, "n k"]:
         """Posterior means: [n, d] -> [n, k]."""

@@ -16,7 +16,7 @@ from privae.models.elbo import elbo
 from privae.models.latent import LatentModel
 from privae.models.likelihoods import Bernoulli, Categorical, Likelihood
 from privae.models.networks import Autoencoder, Network, NetworkConfig
-from privae.plan import MICRO_BATCH, Phase
+from privae.plan import MICRO_BATCH, Phase, Plan
 from privae.privacy.clipping import Kind, Quantile
 from privae.privacy.gradients import (
     Loss,
@@ -68,6 +68,26 @@ class Training:
     clip_quantile: float | None = None
     precision: Precision = "proved"
     bfloat16: bool = True
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Training":
+        """The choices that a plan was made with; the default ones where it trains nothing."""
+        phase, settings = plan.phase(GRADIENTS), plan.settings
+        if phase is None or plan.rows is None:
+            return cls()
+        return cls(
+            latent=int(settings["latent"] or 0),
+            hidden=tuple(int(size) for size in str(settings["hidden"]).split("-")),
+            steps=phase.steps,
+            batch=round(phase.sampling_rate * plan.rows),
+            clip_norm=phase.sensitivity,
+            learning_rate=float(settings["learning_rate"] or 0),
+            optimizer=cast("Name", settings["optimizer"]),
+            clipping=phase.clipping,
+            clip_quantile=phase.quantile,
+            precision=phase.precision,
+            bfloat16=phase.bfloat16,
+        )
 
     def sampling_rate(self, rows: int) -> float:
         """Expected batch over declared rows, at most 1."""

@@ -22,7 +22,7 @@ from privae.privacy.clipping import clip_to_grid
 from privae.recipes import moments
 from privae.recipes.gradients import PROBES, Training, checked, drafted, train_phase
 from privae.recipes.moments import BOUND, Array, Integers
-from privae.recipes.phases import Budget, Draft, Run, statistics
+from privae.recipes.phases import Budget, Draft, Released, Run, statistics
 from privae.training.loop import Objective
 
 NORMS, AXES, CLASSES, DECODER = "norms", "axes", "class prior", "residual decoder"
@@ -113,12 +113,11 @@ def fit(run: Run, images: NDArray[np.uint8], labels: NDArray[np.int64], classes:
     height, width = images.shape[1:]
     sizes = sizes_for(run.plan.epsilon, height * width)
     basis = moments.low_pass_basis(height, width, sizes.basis)
-    raw = moments.project(images.reshape(len(images), height * width).astype(np.int64), basis, _SHIFT)
+    raw = frequencies(images, sizes)
     bound = _norm_bound(run, raw, height * width, sizes.quantile)
-    coded = _clipped(np.trunc(raw * (BOUND / bound)).astype(np.int64))
+    coded = bounded(raw, bound)
     mean, axes, spread = _axes(run, coded)
-    center, encoder = np.rint(mean).astype(np.int64), _encoder(axes, spread, sizes)
-    latent = _clipped(moments.project(coded - center, encoder, 20))
+    latent = latent_codes(coded, mean, axes, spread, sizes)
     to_unit = bound / BOUND / _CODE_UNIT
     real = [torch.tensor(a) for a in (basis / 2.0**20, mean * to_unit, axes, spread * to_unit)]
     prior = _prior(run, latent, labels, classes, sizes)
@@ -126,6 +125,24 @@ def fit(run: Run, images: NDArray[np.uint8], labels: NDArray[np.int64], classes:
     if run.plan.phase(DECODER) is None:
         return model
     return _with_decoder(run, model, torch.from_numpy(images), torch.from_numpy(labels))
+
+
+def frequencies(images: NDArray[np.uint8], sizes: Sizes) -> Integers:
+    """Low-pass coefficients of images [n, h, w], exact integers: [n, basis]."""
+    height, width = images.shape[1:]
+    basis = moments.low_pass_basis(height, width, sizes.basis)
+    return moments.project(images.reshape(len(images), height * width).astype(np.int64), basis, _SHIFT)
+
+
+def bounded(raw: Integers, bound: float) -> Integers:
+    """Coefficients in units of the released bound, clipped: rows of L2 norm at most BOUND."""
+    return _clipped(np.trunc(raw * (BOUND / bound)).astype(np.int64))
+
+
+def latent_codes(coded: Integers, mean: Array, axes: Array, spread: Array, sizes: Sizes) -> Integers:
+    """Whitened codes under released axes, clipped: rows of L2 norm at most BOUND."""
+    center, encoder = np.rint(mean).astype(np.int64), _encoder(axes, spread, sizes)
+    return _clipped(moments.project(coded - center, encoder, 20))
 
 
 def _clipped(codes: Integers) -> Integers:
@@ -147,15 +164,25 @@ def _norm_bound(run: Run, codes: Integers, pixels: int, quantile: float) -> floa
             "the released number of images cannot be told from none at this epsilon; "
             "give more images or a larger epsilon"
         )
+    return norm_bound(reached, pixels, quantile)
+
+
+def norm_bound(reached: Array, pixels: int, quantile: float) -> float:
+    """The quantile of norms from their released cumulative counts, in code units."""
+    top = _CODE_UNIT * math.sqrt(pixels)
     return float(np.argmax(reached >= quantile * reached[-1]) + 1) / _NORM_BINS * top
 
 
 def _axes(run: Run, codes: Integers) -> tuple[Array, Array, Array]:
     """Released mean [d], principal axes [d, d] and spreads [d] of bounded codes, in code units."""
     run.watch.phase(AXES, 1)
-    size = codes.shape[1]
-    released = _released_moments(run, AXES, [codes], size)[0]
+    released = _released_moments(run, AXES, [codes], codes.shape[1])[0]
     run.watch.advance(1)
+    return axes_of(released)
+
+
+def axes_of(released: moments.Moments) -> tuple[Array, Array, Array]:
+    """Mean [d], principal axes [d, d] and spreads [d] that follow from released moments."""
     mean, covariance = moments.covariance(released, 0.0)
     # privacy: codes have norm at most BOUND, and products with a wilder center would no longer be exact integers
     mean = mean * min(1.0, BOUND / max(float(np.linalg.norm(mean)), 1e-300))
@@ -202,7 +229,14 @@ def _released_moments(run: Run, phase: str, groups: list[Integers], size: int) -
     totals = np.stack([moments.sums(group) for group in groups])  # [groups, p]
     values, block = np.unique(weight, return_inverse=True)
     released = run.release(phase, [(totals[:, block == b], float(w)) for b, w in enumerate(values)])
-    noisy = np.empty(totals.shape)
+    return unpacked(released, size)
+
+
+def unpacked(released: Released, size: int) -> list[moments.Moments]:
+    """Moments of every group from the released blocks of a phase, one block a weight."""
+    weight, _, _ = moments.weights(size)
+    _, block = np.unique(weight, return_inverse=True)
+    noisy = np.empty((len(released[0]), len(weight)))
     for b, part in enumerate(released):
         noisy[:, block == b] = part
     return [moments.unpack(row, size) for row in noisy]

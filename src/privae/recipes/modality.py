@@ -57,6 +57,14 @@ class FittedTable:
             return _array(self.model.embed(torch.from_numpy(codes.astype(np.int64))))
         return _array(self.model.embed(self.codec.onehot(codes), _none(len(codes))))
 
+    def parts(self, data: pd.DataFrame) -> dict[str, Floats]:
+        """What a network's bound of every row is made of, [n] each; see `LatentModel.parts`."""
+        codes, vae = self.codec.encode(data), self.model
+        if isinstance(vae, TableModel):
+            likelihood, size = Categorical(vae.sizes), vae.network.config.latent
+            vae = LatentModel(vae.network, likelihood, torch.ones(1, dtype=torch.float64), size)
+        return _arrays(vae.parts(self.codec.onehot(codes), _none(len(codes))))
+
     def sampled_scores(self, count: int, data: pd.DataFrame) -> Floats:
         """Scores of the model's own samples, without a label if `data` has none."""
         codes = self._codes(count, 0)
@@ -111,6 +119,13 @@ class FittedImages:
         if isinstance(self.model, LatentModel):
             return _array(self.model.embed(_unit(x), _none(len(x))))
         return _array(self.model.embed(x))
+
+    def parts(self, data: NDArray[np.uint8]) -> dict[str, Floats]:
+        """What the bound of every image is made of, [n] each; see `LatentModel.parts` and `ImageModel.parts`."""
+        x = torch.from_numpy(self._checked(data))
+        if isinstance(self.model, LatentModel):
+            return _arrays(self.model.parts(_unit(x), _none(len(x))))
+        return _arrays(self.model.parts(x))
 
     def sampled_scores(self, count: int, data: NDArray[np.uint8]) -> Floats:  # noqa: ARG002
         """Scores of the model's own samples."""
@@ -323,6 +338,10 @@ def _unit(images: torch.Tensor) -> torch.Tensor:
 
 def _none(count: int) -> torch.Tensor:
     return torch.full((count,), -1, dtype=torch.int64)
+
+
+def _arrays(parts: dict[str, torch.Tensor]) -> dict[str, Floats]:
+    return {name: _array(part) for name, part in parts.items()}
 
 
 def _array(values: torch.Tensor) -> Floats:

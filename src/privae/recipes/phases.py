@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from privae.errors import PrivacyRefused
+from privae.errors import PrivacyRefused, UsageError
 from privae.plan import (
     MOST_NUMBERS,
     THRESHOLD_SHARE,
@@ -86,6 +86,34 @@ def plan_of(draft: Draft, budget: Budget, schema_hash: str, code_version: str) -
     )
 
 
+def budget_of(plan: Plan) -> Budget:
+    """What a person decided who made this plan."""
+    fidelity = plan.settings.get("fidelity")
+    return Budget(
+        plan.epsilon, plan.delta, plan.rows, plan.strict, bool(fidelity) if fidelity is not None else None
+    )
+
+
+def check_plan(plan: Plan, draft: Draft) -> None:
+    """Refuse a plan whose bounds are not those of this recipe and schema, or that costs more than it says."""
+    if [p.name for p in plan.phases] != [p.name for p in draft.phases] or plan.settings != draft.settings:
+        raise UsageError(
+            "the plan has other phases or settings than this fit; plan again with the same options"
+        )
+    for phase, own in zip(plan.phases, draft.phases, strict=True):
+        bounds = (phase.kind, phase.size, phase.replace_ratio) == (own.kind, own.size, own.replace_ratio)
+        if not bounds or (phase.kind == "statistics" and phase.sensitivity != own.sensitivity):
+            raise PrivacyRefused(
+                f"phase '{phase.name}' of the plan states bounds that do not hold; plan again"
+            )
+    if plan.delta_threshold != threshold_delta(plan.epsilon, plan.delta, plan.phases):
+        raise PrivacyRefused("the plan's delta_threshold is not that of its phases; plan again")
+    if math.isinf(plan.epsilon) and any(phase.noise_multiplier for phase in plan.phases):
+        raise UsageError("a plan with epsilon = inf has no noise; plan again")
+    if plan.guarantee().epsilon > plan.epsilon:
+        raise PrivacyRefused("the plan's phases cost more than its epsilon; plan again")
+
+
 def threshold_delta(epsilon: float, delta: float, phases: Sequence[Phase]) -> float:
     """The share of delta that buying categories takes; 0 where nothing is bought, or without noise."""
     buys = any(phase.name == CATEGORIES for phase in phases) and math.isfinite(epsilon)
@@ -99,6 +127,7 @@ class Run:
     charge writes an event of a phase into every ledger, or raises PrivacyRefused; it returns epsilon so far.
     group: the processes that fit together; the first one charges, draws noise, releases and keeps.
     drawn_before: noise numbers drawn by the killed lives of a fit that was resumed.
+    transcript: where releases of statistics are kept for an audit, if there is one.
     """
 
     plan: Plan
@@ -109,6 +138,7 @@ class Run:
     group: Group = ALONE
     device: torch.device = torch.device("cpu")  # noqa: RUF009  immutable
     drawn_before: int = 0
+    transcript: dict[str, Released] | None = field(default=None, repr=False)
 
     def release(
         self,
@@ -144,7 +174,10 @@ class Run:
             self.watch.advance(0, epsilon)
             return released
 
-        return self.group.same(made)
+        released = self.group.same(made)
+        if self.transcript is not None:
+            self.transcript[name] = released
+        return released
 
     def hands(self, name: str) -> Hands:
         """Who trains the gradient phase of that name, and what keeps its state."""

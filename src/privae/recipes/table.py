@@ -21,12 +21,13 @@ from privae.data.codec import Codec, text_codes
 from privae.data.schema import Schema
 from privae.errors import DataError, ResourceError
 from privae.models.priors import ProductMixture
-from privae.plan import Phase
+from privae.plan import Phase, Plan, Setting
 from privae.recipes.mixture import MixtureFit, MixtureSettings, fit_mixture
 from privae.recipes.phases import CATEGORIES, Array, Budget, Draft, Released, Run, statistics
 from privae.recipes.tree import clean_margins, column_totals
 
 TABLES = "pair tables"
+BOUGHT = "bought"  # the setting that names the columns whose categories are bought
 CATEGORY_SHARE = 0.05  # of mu^2, where categories are bought
 _MOST_CLASSES = 10
 _FEWEST_ROWS = 500  # declared rows a class, from which tables are split by class
@@ -74,11 +75,24 @@ def draft(schema: Schema, budget: Budget) -> Draft:
     return Draft(
         recipe="table",
         phases=tuple(phases),
-        settings={"split_by_label": layout.label is not None},
+        settings={"split_by_label": layout.label is not None} | _bought(schema),
         rows_needed=lambda noisy: _rows_needed(layout, noisy[-1]),
         seconds=8.0 + 3e-9 * rows * cells * layout.classes + 2e-5 * cells**2 * layout.classes,
         megabytes=400 + 6 * table_bytes / 1e6,
     )
+
+
+def _bought(schema: Schema) -> dict[str, Setting]:
+    """Which columns' categories are bought, for whoever has the fitted schema alone; see `as_declared`."""
+    return {BOUGHT: json.dumps(schema.bought)} if schema.bought else {}
+
+
+def as_declared(schema: Schema, plan: Plan) -> Schema:
+    """A fitted schema as it was before its categories were bought."""
+    names = json.loads(str(plan.settings.get(BOUGHT) or "[]"))
+    before = {"categories": "bought"}
+    columns = (c.model_copy(update=before) if c.name in names else c for c in schema.columns)
+    return schema.model_copy(update={"columns": tuple(columns)})
 
 
 def layout_of(schema: Schema, sizes: NDArray[np.int64], rows: int | None, *, split: bool = True) -> Layout:
@@ -162,10 +176,15 @@ def pair_tables(codes: NDArray[np.int32], layout: Layout) -> NDArray[np.int64]:
 
 def released_tables(run: Run, codes: NDArray[np.int32], layout: Layout) -> Array:
     """The noisy pair tables [classes, cells, cells], each number released once and mirrored."""
-    upper = np.triu(_off_blocks(layout)).astype(bool)
-    noisy = run.release(TABLES, [(pair_tables(codes, layout)[:, upper], 1.0)])[0]
+    totals = pair_tables(codes, layout)[:, _upper(layout)]
+    return mirrored(run.release(TABLES, [(totals, 1.0)])[0], layout)
+
+
+def mirrored(released: Array, layout: Layout) -> Array:
+    """Symmetric tables [classes, cells, cells] from the numbers released, [classes, numbers]."""
+    upper = _upper(layout)
     tables = np.zeros((layout.classes, *upper.shape))
-    tables[:, upper] = noisy
+    tables[:, upper] = released
     return tables + tables.transpose(0, 2, 1)
 
 
@@ -214,6 +233,10 @@ def _check_released(tables: Array, layout: Layout, deviation: float, names: Sequ
                 f"column '{name}': the released counts hold hardly any value that the schema declares; "
                 "declare missing = true, mend its bounds or categories, or drop it"
             )
+
+
+def _upper(layout: Layout) -> NDArray[np.bool_]:
+    return np.triu(_off_blocks(layout)).astype(bool)
 
 
 def _off_blocks(layout: Layout) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ privacy: they show real records or their counts. They are for public data, or fo
 """
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from numpy.typing import NDArray
 
 from privae import files
@@ -76,6 +78,35 @@ def beside_images(real: Images, synthetic: Images, path: str | Path, title: str)
     figure.suptitle(title, fontsize=12, fontweight="bold")
     figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr,call-arg]
     _save(figure, path)
+
+
+def grid(images: Images) -> bytes:
+    """A PNG of up to 10 x 10 images, one class a row where there are labels. Errors: UsageError for no image."""
+    x, y = images
+    if not len(x):
+        raise UsageError("there is no image to draw")
+    return _png(_mosaic(x, y))
+
+
+def pairs(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> bytes:
+    """A PNG of images [n, h, w] beside others [n, h, w], one pair below the other.
+
+    Errors: UsageError for no image, or for other numbers of them.
+    """
+    if not len(left) or left.shape != right.shape:
+        raise UsageError("there are no pairs of images to draw")
+    gap = max(1, round(_GAP * max(left.shape[1:])))
+    together = np.concatenate([left, np.zeros((*left.shape[:2], gap), np.uint8), right], 2)
+    spaced = np.pad(together, ((0, 0), (0, gap), (0, 0)))
+    return _png(spaced.reshape(-1, together.shape[2])[:-gap])
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    """Gray levels [h, w] as a PNG, dark on light, enlarged to be seen."""
+    times = max(1, 480 // max(pixels.shape))
+    made = BytesIO()
+    imsave(made, 255 - pixels.repeat(times, 0).repeat(times, 1), cmap="gray", vmin=0, vmax=255, format="png")
+    return made.getvalue()
 
 
 def _panel(panel: Axes, name: str, real: "pd.Series[Any]", synthetic: "pd.Series[Any]") -> None:

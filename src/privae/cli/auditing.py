@@ -1,0 +1,200 @@
+"""Audits of files, and what a report shows of a model: findings, utility and pictures, if the data are there."""
+
+import json
+import platform
+import shlex
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privae import files
+from privae.audit.case import case_of_samples
+from privae.audit.coins import KEPT_OUT, Coins, canaries_for
+from privae.audit.suite import FORMAT, Audit, Level
+from privae.audit.suite import audit as run
+from privae.cli import request
+from privae.data.schema import Schema
+from privae.errors import ArtifactError, UsageError
+from privae.evaluate import utility
+from privae.report import picture
+from privae.report.page import Contents
+from privae.training.launch import place
+from privae.training.watch import Watch
+from privae.vae import VAE
+
+_LIBRARIES = ("torch", "numpy", "dp-accounting")
+_MOST = 20_000  # generated records that are compared with the data
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The files that a report is made from."""
+
+    model: Path
+    data: Path | None = None
+    holdout: Path | None = None
+    findings: Path | None = None
+
+    @property
+    def command(self) -> list[str]:
+        """The line that makes the page again."""
+        named = {"--data": self.data, "--holdout": self.holdout, "--findings": self.findings}
+        parts = [f"{option} {shlex.quote(path.name)}" for option, path in named.items() if path is not None]
+        return [" ".join(["privae report", shlex.quote(self.model.name), *parts, "-o report.html"])]
+
+
+def of_model(model: VAE, paths: tuple[Path, Path, Path | None], level: Level, watch: Watch) -> Audit:
+    """The audit of a model, whose file comes first, with those of its data and, perhaps, of a hold-out."""
+    file, data, holdout = paths
+    request.check_kind(model, data, "reads")
+    watch.phase(f"reading {data.name}", 1)
+    x, y = request.read(data)
+    held = request.read_alike(holdout, data)
+    return model.audit(x, y, holdout=held, level=level, coins=coins_beside(file), watch=watch)
+
+
+def of_samples(
+    paths: tuple[Path, Path | None, Path | None, Path | None],
+    claim: tuple[float | None, float],
+    level: Level,
+    watch: Watch,
+) -> Audit:
+    """The audit of another tool's synthetic table. Files: data, hold-out or None, synthetic rows, schema."""
+    data, holdout, synthetic, schema = paths
+    if synthetic is None:
+        raise UsageError("name a model to audit, or --synthetic rows of another tool")
+    if schema is None:
+        raise UsageError("--synthetic needs --schema: what the columns are; draft one with: privae schema")
+    if any(path is not None and request.is_images(path) for path in (data, holdout, synthetic)):
+        raise UsageError("--synthetic audits tables; audit images with their model")
+    known, made = request.read(data)[0], request.read(synthetic)[0]
+    held = None if holdout is None else request.read(holdout)[0]
+    return run(case_of_samples(Schema.load(schema), (known, held, made), claim), level, watch=watch)
+
+
+def coins_for(rows: int | None, holdout: Path | None, model: Path, *, resume: bool) -> Coins:
+    """The coins of a fit that plants canaries, written down before it begins; those of the killed one if resumed."""
+    if resume:
+        return Coins.load(_coins_of(model))
+    coins = Coins(canaries_for(rows), KEPT_OUT if holdout is None else 0.0)
+    coins.save(_coins_of(model))
+    return coins
+
+
+def after_fit(
+    model: VAE, target: Path, data: tuple[Any, Any, Any], level: Level, watch: Watch
+) -> Audit | None:
+    """The audit that ends a fit, in the first process of a job; its findings lie beside the model.
+
+    data: records, labels or None, and a hold-out or None, in the form that `VAE.audit` takes.
+    """
+    if not place().first:
+        return None
+    x, y, held = data
+    coins = coins_beside(target) if level == "standard" else None
+    done = model.audit(x, y, holdout=held, level=level, coins=coins, watch=watch)
+    write(done, audit_file(target))
+    return done
+
+
+def audit_file(model: Path) -> Path:
+    """Where a fit leaves the findings of its audit."""
+    return model.with_name(f"{model.name}.audit.json")
+
+
+def coins_beside(model: Path) -> Coins | None:
+    """The coins of a model's fit, if it had any."""
+    path = _coins_of(model)
+    return Coins.load(path) if path.exists() else None
+
+
+def write(done: Audit, path: Path) -> None:
+    """Write findings for their owner's eyes alone."""
+    files.write_secretly(path, files.canonical_json(done.to_dict()) + b"\n")
+
+
+def _coins_of(model: Path) -> Path:
+    return model.with_name(f"{model.name}.coins")
+
+
+def contents(model: VAE, sources: Sources, watch: Watch) -> Contents:
+    """Everything that the page is about. Errors: those of reading the files."""
+    schema = model.fitted_.schema
+    facts = schema.to_dict() if isinstance(schema, Schema) else schema.model_dump()
+    found = None if sources.findings is None else findings(sources.findings, model)
+    measured: dict[str, Any] | None = None
+    pictures: dict[str, bytes] = {}
+    if sources.data is not None:
+        if found is None:
+            found = of_model(model, (sources.model, sources.data, sources.holdout), "quick", watch).to_dict()
+        measured, pictures = _on_data(model, sources, found, watch)
+    return Contents(
+        model.plan_,
+        model.guarantee,
+        model.ledger,
+        facts,
+        cast("Literal['table', 'image']", model.fitted_.kind),
+        found,
+        model.canary_findings_,
+        measured,
+        pictures,
+        sources.command,
+        versions(),
+    )
+
+
+def findings(path: Path, model: VAE) -> dict[str, Any]:
+    """Findings of an earlier audit of this model. Errors: ArtifactError for another file, or another model's."""
+    try:
+        read: dict[str, Any] = json.loads(path.read_bytes())
+        known, plan = read["format"] == FORMAT, read["plan_hash"]
+    except OSError:
+        raise UsageError(f"{path} cannot be read; write it with: privae audit ... -o {path.name}") from None
+    except (ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{path} holds no findings of an audit, or is damaged; audit again") from None
+    if not known or plan != model.plan_.hash:
+        raise ArtifactError(f"{path} is about another model, or of another version; audit again")
+    return read
+
+
+def versions() -> dict[str, str]:
+    """Who computed this."""
+    own = {"privae": files.code_version(), "python": platform.python_version()}
+    return own | {name: version(name) for name in _LIBRARIES}
+
+
+def _on_data(
+    model: VAE, sources: Sources, found: dict[str, Any], watch: Watch
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    assert sources.data is not None
+    watch.phase("comparing with the data", 1)
+    real = request.read(sources.data)
+    held = None if sources.holdout is None else request.read(sources.holdout)
+    schema = model.fitted_.schema
+    made = model.sample(min(len(real[0]), _MOST), seed=0)
+    if isinstance(schema, Schema):
+        test = None if held is None else held[0]
+        return utility.measured(real[0], test, made, schema, watch), {}
+    drawn = made if isinstance(made, tuple) else (made, None)
+    pictures = {"real": picture.grid(real), "synthetic": picture.grid(drawn)}
+    return utility.measured(real, held, drawn, schema, watch), pictures | _nearest(
+        found, real[0], drawn[0], sources
+    )
+
+
+def _nearest(
+    found: dict[str, Any], real: NDArray[np.uint8], made: NDArray[np.uint8], sources: Sources
+) -> dict[str, bytes]:
+    """Generated images beside the nearest real ones, where the audit told which."""
+    coins = coins_beside(sources.model)
+    if coins is not None and coins.kept_out:
+        real = real[coins.taking_part(len(real))]
+    places = [one["details"].get("places") or [] for one in found["findings"]]
+    pairs = [pair for each in places for pair in each if pair[0] < len(real) and pair[1] < len(made)]
+    if not pairs:
+        return {}
+    return {"nearest": picture.pairs(made[[p[1] for p in pairs]], real[[p[0] for p in pairs]])}

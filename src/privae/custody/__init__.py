@@ -1,0 +1,1 @@
+"""Keys, kept by whoever signs."""

@@ -1,0 +1,217 @@
+"""Signing keys: an Ed25519 key in one file that nobody else may read, made when it is first needed."""
+
+import base64
+import binascii
+import errno
+import hashlib
+import os
+import stat
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from privae.errors import ArtifactError, ResourceError, UsageError
+
+PLACE = "PRIVAE_KEY_FILE"
+"""The environment variable that names another key file."""
+
+_SHORT, _LONG = 16, 64  # hexadecimal digits of a fingerprint: as shown, and the whole SHA-256
+_PUBLIC, _SIGNATURE = 32, 64  # bytes
+_MOST = 2**14  # bytes of a key file
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """A private key, and where it is kept. created: by this call."""
+
+    path: Path
+    created: bool
+    _secret: Ed25519PrivateKey = field(repr=False, compare=False)
+
+    @property
+    def public(self) -> str:
+        """The public key, base64 of its 32 bytes."""
+        return base64.b64encode(self._secret.public_key().public_bytes_raw()).decode()
+
+    @property
+    def fingerprint(self) -> str:
+        """The public key in 16 hexadecimal digits."""
+        return fingerprint(self.public)
+
+    def sign(self, message: bytes) -> str:
+        """The signature of a message, base64."""
+        return base64.b64encode(self._secret.sign(message)).decode()
+
+
+def key_file() -> Path:
+    """Where this user's key is kept: $PRIVAE_KEY_FILE, or privae/signing.key in the folder of settings."""
+    named = os.environ.get(PLACE)
+    if named:
+        if not Path(named).is_absolute():
+            raise UsageError(f"{PLACE} must be an absolute path, so that the key is the same in every folder")
+        return Path(named)
+    settings = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    if not settings.is_absolute():
+        try:
+            settings = Path.home() / ".config"
+        except RuntimeError:
+            raise UsageError(f"no home folder is known; name the key's file in {PLACE}") from None
+    return settings / "privae" / "signing.key"
+
+
+def signing_key(path: Path | None = None) -> SigningKey:
+    """The key in a file (by default that of `key_file`), which is made if it is not there.
+
+    Guarantee: of processes that make it at once, all get one key; no moment shows a part of it, or shows it to others.
+    Errors: UsageError for a link, or a file or folder that others may read or write; ArtifactError for no Ed25519 key.
+    """
+    where = key_file() if path is None else path
+    created = not os.path.lexists(where) and _create(where)
+    _check_folder(where.parent)
+    return SigningKey(where, created, _parsed(_read(where), where))
+
+
+def check(public: str, signature: str, message: bytes) -> bool:
+    """Whether a signature is that of a message by a key; False for texts that are neither.
+
+    Base64 has several texts for the same bytes: only the one that encoding gives counts.
+    """
+    key, signed = _decoded(public, _PUBLIC), _decoded(signature, _SIGNATURE)
+    if key is None or signed is None:
+        return False
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signed, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def fingerprint(public: str) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a public key; short enough to read out."""
+    return _digest(public)[:_SHORT]
+
+
+def pinned(given: str) -> str:
+    """A public key, or 16 to 64 digits of its SHA-256, as a person gives it. UsageError for anything else."""
+    text = given.strip()
+    digits = text.lower()
+    if _SHORT <= len(digits) <= _LONG and not set(digits) - set("0123456789abcdef"):
+        return digits
+    if _decoded(text, _PUBLIC) is None:
+        raise UsageError(
+            "--key is a public key (44 characters), or its fingerprint (16 or more hexadecimal digits)"
+        )
+    return text
+
+
+def matches(pin: str, public: str) -> bool:
+    """Whether a public key is the one that `pinned` names."""
+    return pin == public or (pin != "" and _digest(public).startswith(pin))
+
+
+def _digest(public: str) -> str:
+    key = _decoded(public, _PUBLIC)
+    if key is None:
+        raise ArtifactError("the public key does not read; it is base64 of 32 bytes")
+    return hashlib.sha256(key).hexdigest()
+
+
+def _decoded(text: str, size: int) -> bytes | None:
+    """The bytes of canonical base64; None for anything else."""
+    try:
+        found = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return found if len(found) == size and base64.b64encode(found).decode() == text else None
+
+
+def _create(path: Path) -> bool:
+    """Make a key file, whole or not at all; False where another process came first."""
+    secret = Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    try:
+        _make_folder(path.parent)
+        _check_folder(path.parent)
+        return _placed(secret, path)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise ResourceError(f"the disk is full: no key was written to {path.parent}") from None
+        reason = (error.strerror or type(error).__name__).lower()
+        raise UsageError(f"no key can be written to {path}: {reason}; name another in {PLACE}") from None
+
+
+def _placed(secret: bytes, path: Path) -> bool:
+    # privacy: mkstemp's file is its owner's alone from the start; a link puts it in place whole, and never over another
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(secret)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(name, path, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return True
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each its owner's alone; what is there stays as it is."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(0o700, exist_ok=True)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder in which somebody else could put another file in the key's place."""
+    found = folder.stat()
+    open_to_all = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
+    if open_to_all or found.st_uid not in (0, os.geteuid()):
+        raise UsageError(
+            f"others may replace files in {folder}, so no key is kept there; run: chmod go-w {folder}"
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        # a link may lead to a file of somebody else's choice; a pipe would be waited for
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UsageError(f"the key {path} is a symbolic link; name the file itself in {PLACE}") from None
+        reason = (error.strerror or type(error).__name__).lower()
+        raise UsageError(f"the key {path} cannot be read: {reason}") from None
+    try:
+        _check_own(os.fstat(handle), path)
+        return os.read(handle, _MOST)
+    finally:
+        os.close(handle)
+
+
+def _check_own(found: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError(f"{path} is not a regular file, so it holds no key; name another in {PLACE}")
+    if found.st_uid != os.geteuid():
+        raise UsageError(f"the key {path} belongs to another user; name your own in {PLACE}")
+    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise UsageError(
+            f"others may read the key {path}: remove it, and a new one is made; if nobody did, chmod 600 {path}"
+        )
+
+
+def _parsed(content: bytes, path: Path) -> Ed25519PrivateKey:
+    try:
+        key = serialization.load_pem_private_key(content, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ArtifactError(f"{path} holds no key, or a part of one; restore a copy, or remove it") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ArtifactError(f"{path} holds a key of another kind; privae signs with Ed25519")
+    return key
