@@ -166,7 +166,7 @@ def test_wrong_calls_are_said_in_one_line(room, tmp_path, monkeypatch, capsys):
     for expected, *arguments in calls:
         code, _, err = called(capsys, *arguments)
         assert (code, err.count("\n")) == (expected, 1), arguments
-    monkeypatch.setattr(proofs, "_MOST", 1000)
+    monkeypatch.setattr(checks, "_MOST", 1000)
     assert called(capsys, "verify", room.paper)[0] == 6
 
 

@@ -76,11 +76,11 @@ def of_samples(
     return run(case_of_samples(Schema.load(schema), (known, held, made), claim), level, watch=watch)
 
 
-def coins_for(rows: int | None, holdout: Path | None, model: Path, *, resume: bool) -> Coins:
+def coins_for(rows: int | None, model: Path, *, split: bool, resume: bool) -> Coins:
     """The coins of a fit that plants canaries, written down before it begins; those of the killed one if resumed."""
     if resume:
         return Coins.load(_coins_of(model))
-    coins = Coins(canaries_for(rows), KEPT_OUT if holdout is None else 0.0)
+    coins = Coins(canaries_for(rows), KEPT_OUT if split else 0.0)
     coins.save(_coins_of(model))
     return coins
 

@@ -59,6 +59,12 @@ class Request:
             )
         return Schema.load(self.schema).ordered(header, self.source.name)
 
+    def made(self, plan: Path | None, watch: Watch) -> tuple[Schema | ImageSchema, VAE, Plan]:
+        """The facts of the data, the model to fit, and its plan: the one in a file, or from the options."""
+        facts = self.facts()
+        model, agreed = self.followed(facts, plan) if plan else self.planned(facts, watch)
+        return facts, model, agreed
+
     def planned(self, facts: Schema | ImageSchema, watch: Watch) -> tuple[VAE, Plan]:
         """The model to fit and its plan, from the options. Errors: UsageError without an epsilon."""
         if self.epsilon is None:
@@ -227,7 +233,14 @@ def delta_of(given: float | None) -> float:
     return DEFAULT_DELTA if given is None else given
 
 
-def default_model(source: Path) -> Path:
+def target_of(output: Path | None, source: Path, others: Sequence[Path | None]) -> Path:
+    """Where a fit writes its model: the output named, or beside the data. Errors: those of `check_outputs`."""
+    target = output or _default_model(source)
+    check_outputs(target, (".privae",), [source, *others])
+    return target
+
+
+def _default_model(source: Path) -> Path:
     """The name of a model file when none is given: never one that is there, for its budget was spent."""
     path = source.with_suffix(".privae")
     files.check_writable(path)

@@ -149,22 +149,19 @@ def fit(  # noqa: PLR0913  one parameter an option
 
         asked = request.Request(data, schema, epsilon, delta, rows, classes, recipe, fidelity, strict)
         with processes(device):
-            target = output or request.default_model(data)
-            request.check_outputs(target, (".privae",), [data, schema, plan, ledger, holdout])
+            target = request.target_of(output, data, [schema, plan, ledger, holdout])
             kept = request.checkpoint_of(target, resume=resume)
-            facts = asked.facts()
-            model, agreed = asked.followed(facts, plan) if plan else asked.planned(facts, watch)
+            facts, model, agreed = asked.made(plan, watch)
             watch.phase(f"reading {data.name}", 1)
             (x, y), held = request.read(data), request.read_alike(holdout, data)
             _say_delta(out, delta if plan is None else agreed.delta)
-            coins = _coins(audit, agreed.rows, holdout, target, resume=resume)
-            more: dict[str, Any] = {"ledger": ledger, "checkpoint": kept, "resume": resume, "device": device}
+            coins = _coins(audit, agreed.rows, target, split=holdout is None, resume=resume)
             with request.resumable(kept, out.note):
-                model.fit(x, y, schema=facts, plan=agreed, watch=watch, coins=coins, **more)
+                places: dict[str, Any] = {"ledger": ledger, "checkpoint": kept, "resume": resume}
+                model.fit(x, y, schema=facts, plan=agreed, watch=watch, device=device, coins=coins, **places)
                 request.save(model, target, watch)
         done = _audited(model, target, (x, y, held), audit, watch)
     _say_fitted(out, model, target, done, ledger)
-    checks.verdict(done)
 
 
 @app.command(
@@ -308,14 +305,14 @@ def show_ledger(path: given.LedgerFile, quiet: given.Quiet = False, as_json: giv
 
 
 def _coins(
-    audit: given.AuditKind, rows: int | None, holdout: Path | None, target: Path, *, resume: bool
+    audit: given.AuditKind, rows: int | None, target: Path, *, split: bool, resume: bool
 ) -> "Coins | None":
     """The coins of a fit whose audit plants canaries."""
     if audit is not given.AuditKind.STANDARD:
         return None
     from privae.cli import auditing
 
-    return auditing.coins_for(rows, holdout, target, resume=resume)
+    return auditing.coins_for(rows, target, split=split, resume=resume)
 
 
 def _audited(
@@ -340,6 +337,7 @@ def _say_fitted(out: Terminal, model: "VAE", target: Path, done: "Audit | None",
         text = f"{text}\n\n{telling.audit_line(done, auditing.audit_file(target))}"
     found = None if done is None else done.to_dict()
     out.report(text, {**fields, "plan_hash": plan.hash, "ledger": ledger, "audit": found})
+    checks.verdict(done)
 
 
 def _say_delta(out: Terminal, delta: float | None) -> None:
