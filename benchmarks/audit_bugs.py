@@ -50,14 +50,14 @@ class Case:
 class Quiet(Mechanism):
     """Releases the sum without noise."""
 
-    def release(self, total, noise, divisor=1.0, **options):
+    def release(self, total, noise, divisor=1.0, **options):  # noqa: ARG002, D102
         return total.double() / divisor if isinstance(total, Tensor) else total.astype(np.float64)
 
 
 class Faster(Poisson):
     """Draws 30 times as often as its event says."""
 
-    def batches(self, n, steps, noise):
+    def batches(self, n, steps, noise):  # noqa: D102
         return Poisson(30 * self.rate).batches(n, steps, noise)
 
 

@@ -1,4 +1,4 @@
-"""Write the figures of README.md and docs/explain/engine.md, between their markers, from benchmarks/results/*.json.
+"""Write the figures of README.md and of the pages on the engine and the audit from benchmarks/results/*.json.
 
 `python scripts/figures.py` writes them; with --check it fails, naming the command, when they are stale. No figure of
 a benchmark is typed by hand; until it has run they read "not measured yet".
@@ -14,8 +14,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 README, ENGINE = ROOT / "README.md", ROOT / "docs" / "explain" / "engine.md"
 RESULTS = ROOT / "benchmarks" / "results" / "main.json"
-ENGINE_RESULTS = RESULTS.with_name("engine.json")
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+ENGINE_RESULTS, AUDIT_RESULTS = RESULTS.with_name("engine.json"), RESULTS.with_name("audit.json")
+AUDIT = ROOT / "docs" / "explain" / "audit.md"
+FIGURES, TRIED = "figures", "audit"
 NOTHING = "not measured yet"
 _COLUMNS = {
     "MNIST": {
@@ -133,6 +134,85 @@ def _engine_print(results: dict[str, Any]) -> Iterator[str]:
     yield from (f"- Not measured: {item['name']}: {item['reason']}." for item in results["not_measured"])
 
 
+def render_demo(results: dict[str, Any] | None) -> str:
+    """The audit in the README: who is recognized in an overfitted VAE, and in ours."""
+    if results is None:
+        return NOTHING
+    models: dict[str, list[dict[str, Any]]] = {}
+    for row in _part(results, "overfit"):
+        models.setdefault(row["model"], []).append(row)
+    lines = []
+    for name, rows in models.items():
+        best = max(rows, key=lambda row: row["auc"])
+        tpr = max(rows, key=lambda row: row["tpr"])
+        lines.append(
+            [
+                name,
+                _interval(best, "auc", 2),
+                _interval(tpr, "tpr", 3),
+                f"{max(row['bound'] for row in rows):.2f}",
+            ]
+        )
+    head = ["500 census rows kept by", "best AUC", "best TPR at 1 % FPR", "epsilon at least"]
+    checks = results["checks"]
+    return "\n\n".join(
+        [
+            _markdown(head, lines),
+            "Intervals at 99.9 %; a coin flip has AUC 0.5 and a TPR of 1 %. "
+            f"{sum(check['met'] for check in checks)} of {len(checks)} targets met; all of them: "
+            "[docs/explain/audit.md](docs/explain/audit.md).",
+        ]
+    )
+
+
+def render_audit(results: dict[str, Any] | None) -> str:
+    """The audit's page: planted bugs, bounds beside what is accounted, other tools, every target."""
+    if results is None:
+        return NOTHING
+    bugs = [
+        [
+            row["bug"],
+            row["attack"],
+            *(f"{row[key]:.2f}" for key in ("shipped_bound", "planted_bound", "power")),
+        ]
+        for row in _part(results, "bugs")
+    ]
+    ratios: dict[str, dict[float, float]] = {}
+    for row in _part(results, "tightness"):
+        ratios.setdefault(row["attack"], {})[row["epsilon"]] = row["ratio"]
+    epsilons = sorted({row["epsilon"] for row in _part(results, "tightness")})
+    shown = [[attack, *(f"{found.get(e, 0.0):.2f}" for e in epsilons)] for attack, found in ratios.items()]
+    tools = [
+        [
+            row["tool"],
+            row["attack"],
+            _interval(row, "value", 3, ""),
+            "**failed**" if row["failed"] else "passed",
+        ]
+        for row in _part(results, "tools")
+        if row["value"] is not None
+    ]
+    tables = [
+        _markdown(
+            ["planted bug (claim: epsilon 1)", "attack", "shipped code", "with the bug", "could show"], bugs
+        ),
+        _markdown(["highest bound / accounted epsilon", *(f"epsilon {e:g}" for e in epsilons)], shown),
+        _markdown(["synthetic data of", "attack", "value (interval)", "outcome"], tools),
+        _targets(results["checks"]),
+        "\n".join(_engine_print(results)),
+    ]
+    return "\n\n".join(tables)
+
+
+def _part(results: dict[str, Any], part: str) -> list[dict[str, Any]]:
+    return [row for row in results["rows"] if row.get("part") == part]
+
+
+def _interval(row: dict[str, Any], name: str, digits: int, prefix: str | None = None) -> str:
+    ends = [row[f"{name}_{end}" if prefix is None else end] for end in ("low", "high")]
+    return f"{row[name]:.{digits}f} ({ends[0]:.{digits}f} to {ends[1]:.{digits}f})"
+
+
 def stored(path: Path = RESULTS) -> dict[str, Any] | None:
     """The parsed results of a benchmark, or None while there are none."""
     if not path.exists():
@@ -142,26 +222,29 @@ def stored(path: Path = RESULTS) -> dict[str, Any] | None:
 
 
 _Render = Callable[[dict[str, Any] | None], str]
-PAGES: tuple[tuple[Path, Path, _Render], ...] = (
-    (README, RESULTS, render),
-    (ENGINE, ENGINE_RESULTS, render_engine),
+PAGES: tuple[tuple[Path, Path, _Render, str], ...] = (
+    (README, RESULTS, render, FIGURES),
+    (README, AUDIT_RESULTS, render_demo, TRIED),
+    (ENGINE, ENGINE_RESULTS, render_engine, FIGURES),
+    (AUDIT, AUDIT_RESULTS, render_audit, TRIED),
 )
 
 
-def split(text: str) -> tuple[str, str, str]:
-    """A document's text before, between and after the markers, which must be there once."""
-    head, begun, rest = text.partition(BEGIN)
-    inside, ended, tail = rest.partition(END)
-    if not (begun and ended) or BEGIN in tail:
-        raise SystemExit(f"a page with figures must hold one pair of markers: {BEGIN} and {END}")
+def split(text: str, name: str = FIGURES) -> tuple[str, str, str]:
+    """A document's text before, between and after the markers of that name, which must be there once."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    head, begun, rest = text.partition(begin)
+    inside, ended, tail = rest.partition(end)
+    if not (begun and ended) or begin in tail:
+        raise SystemExit(f"a page with figures must hold one pair of markers: {begin} and {end}")
     return head + begun, inside.strip(), ended + tail
 
 
 def main(arguments: list[str]) -> int:
     """Write the figures, or compare them."""
     stale = []
-    for page, results, rendered in PAGES:
-        head, inside, tail = split(page.read_text(encoding="utf-8"))
+    for page, results, rendered, name in PAGES:
+        head, inside, tail = split(page.read_text(encoding="utf-8"), name)
         expected = rendered(stored(results))
         if inside != expected:
             stale.append(page.name)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from privae import files
 from privae.attacks.finding import Finding
+from privae.audit.canaries import follows as follows_from
 from privae.audit.canaries import trial
 from privae.audit.case import Own, case_of
 from privae.audit.coins import Coins
@@ -41,6 +42,7 @@ from privae.recipes.modality import (
     to_members,
 )
 from privae.recipes.phases import Budget, Run, budget_of, check_plan, plan_of
+from privae.recipes.table import as_declared
 from privae.training.books import Books, Places, charges_of, follows
 from privae.training.group import processes
 from privae.training.launch import device_of
@@ -209,9 +211,14 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         level: "quick" (seconds), "standard" (minutes), "deep" (fits reference models). seed: of the lots drawn.
         """
         data, schema = self._data(X, y, self._fitted.schema)
-        named = self.network is not None or not self.plan_.settings.get("own_network")
-        recipe = self._twin()._recipe(schema, self.plan_)
-        own = Own(self.fitted_, self.plan_, recipe, self._again if named else None)
+        plan, (twin, declared) = self.plan_, self._twin()
+        named = self.network is not None or not plan.settings.get("own_network")
+        recipe = twin._recipe(declared, plan)
+        own = Own(self.fitted_, plan, recipe, self._again if named else None, self.ledger_.head)
+        recipe.check(data, y, strict=False)
+        if isinstance(schema, Schema) and holdout is not None:  # in any form that X and y may have
+            x, labels = holdout if isinstance(holdout, tuple) else (holdout, None)
+            holdout, _ = self._data(x, labels, schema)
         case = case_of(own, (data, y), holdout, coins, seed)
         return run_audit(case, level, self.canary_findings_, watch or Silent())
 
@@ -274,25 +281,37 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise ArtifactError(
                 f"{path}: its guarantee does not follow from its plan and ledger; do not trust it"
             )
+        if not all(follows_from(finding, plan) for finding in findings):
+            raise ArtifactError(
+                f"{path} holds findings that do not follow from its canaries; do not trust it"
+            )
         recipe = "gradients" if plan.recipe == "gradients" else "auto"
         model = cls(plan.epsilon, plan.delta, plan.rows, recipe, fitted.schema, strict=plan.strict)
         model.canary_findings_ = findings
         return model._set(fitted, plan, ledger, fixed_noise=FIXED_NOISE in guarantee.not_covered)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle or a copy holds: privacy: no finding on real records."""
+        state: dict[str, Any] = dict(super().__getstate__())
+        if "canary_findings_" in state:
+            state["canary_findings_"] = [finding for finding in self.canary_findings_ if finding.public]
+        return state
+
     def _again(self, data: Any, labels: Any, coins: Coins | None = None) -> tuple[Fitted, list[Finding]]:  # noqa: ANN401
         """The same plan fitted to other data, and what their canaries show; for an audit."""
-        plan, schema, model = self.plan_, self.fitted_.schema, self._twin()
-        agreed = plan if schema.hash == plan.schema_hash else model.plan(schema)
-        model.fit(data, labels, schema=schema, plan=agreed, coins=coins)
+        plan, (model, declared) = self.plan_, self._twin()
+        agreed = plan if declared.hash == plan.schema_hash else None
+        model.fit(data, labels, schema=declared, plan=agreed, coins=coins)
         return model.fitted_, model.canary_findings_
 
-    def _twin(self) -> "VAE":
-        """An unfitted VAE that plans what this one did."""
-        plan = self.plan_
+    def _twin(self) -> tuple["VAE", Schema | ImageSchema]:
+        """An unfitted VAE that plans what this one did, and the schema as it was declared."""
+        plan, schema = self.plan_, self.fitted_.schema
+        declared = as_declared(schema, plan) if isinstance(schema, Schema) else schema
         recipe = "gradients" if plan.recipe == "gradients" else "auto"
-        model = VAE(plan.epsilon, plan.delta, plan.rows, recipe, self.fitted_.schema, network=self.network)
+        model = VAE(plan.epsilon, plan.delta, plan.rows, recipe, declared, network=self.network)
         model.set_params(strict=plan.strict, fidelity=budget_of(plan).fidelity, training=Training.of(plan))
-        return model
+        return model, declared
 
     def _recipe(self, schema: Schema | ImageSchema, plan: Plan | None = None) -> TableRecipe | ImageRecipe:
         if self.recipe not in ("auto", "gradients"):

@@ -4,7 +4,6 @@ Every function takes a `confidence` that its caller has corrected already for al
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +14,14 @@ from privae.errors import UsageError
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Places = NDArray[np.int64]
 
 CONFIDENCE = 0.999
 """Of a whole audit, all of its findings together (guarantees.md rule 22)."""
 
 _LARGEST = 60.0  # epsilon at which a search for a bound ends
 _CURVE = 200  # points of a ROC curve
+_ASYMPTOTIC = 200  # records of a kind from which a normal approximation of the AUC is trusted
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,15 @@ def guessed(scores: Floats, included: Bools, guesses: int) -> int:
     return int(included[order[len(order) - each :]].sum() + (~included[order[:each]]).sum())
 
 
+def guesses_about(canaries: int) -> int:
+    """How many of so many coins are guessed: half of them.
+
+    >>> guesses_about(500), guesses_about(2), guesses_about(1)
+    (250, 2, 0)
+    """
+    return 2 * max(canaries // 4, min(canaries // 2, 1))
+
+
 def scores_bound(
     scores: Floats, included: Bools, delta: float, confidence: float
 ) -> tuple[float, float, int, int]:
@@ -108,7 +118,7 @@ def scores_bound(
     Half of the canaries are guessed, those with the highest and the lowest scores: a number fixed beforehand. Fewer
     guesses are more often right, but prove less, and delta weighs more on them.
     """
-    guesses = 2 * max(len(scores) // 4, min(len(scores) // 2, 1))
+    guesses = guesses_about(len(scores))
     right = guessed(scores, included, guesses)
     bound = one_run_bound(right, guesses, len(scores), delta, confidence)
     return bound, one_run_power(guesses, len(scores), delta, confidence), right, guesses
@@ -160,9 +170,9 @@ def auc(members: Floats, others: Floats) -> float:
 
 
 def auc_interval(members: Floats, others: Floats, confidence: float) -> Interval:
-    """AUC with DeLong's interval, never narrower than the exact one-pair-a-record bound allows at AUC 0 or 1.
+    """AUC with DeLong's interval, which is asymptotic; with Hoeffding's, which always holds, for under 200 of a kind.
 
-    Source: DeLong et al. 1988; where the variance is zero, Hoeffding's bound for two-sample U-statistics.
+    Source: DeLong et al. 1988; Hoeffding 1963 for two-sample U-statistics.
     """
     value, (n, m) = auc(members, others), (len(members), len(others))
     ranks = stats.rankdata(np.concatenate([members, others]))
@@ -170,7 +180,7 @@ def auc_interval(members: Floats, others: Floats, confidence: float) -> Interval
     outside = 1 - (ranks[n:] - stats.rankdata(others)) / n
     variance = (inside.var(ddof=1) / n if n > 1 else 1.0) + (outside.var(ddof=1) / m if m > 1 else 1.0)
     half = float(stats.norm.isf((1 - confidence) / 2)) * math.sqrt(variance)
-    if variance == 0:
+    if variance == 0 or min(n, m) < _ASYMPTOTIC:
         half = math.sqrt(math.log(2 / (1 - confidence)) / (2 * min(n, m)))
     return Interval(value, max(0.0, value - half), min(1.0, value + half))
 
@@ -214,15 +224,17 @@ def excess(
     return inside.low - outside.high, inside.low > allowed
 
 
-def balanced(members: int, others: int, rng: np.random.Generator) -> tuple[Sequence[int], Sequence[int]]:
-    """Places of as many members as others, drawn: each then is a member by a fair coin, as the one-run bound asks.
-
-    Where a record was kept out by a coin of its own, a member kept with probability (1 - p) / p has a fair coin
-    given that it was kept, independently of all others; drawing a fixed number differs by O(1 / n) (see
-    docs/explain/audit.md).
-    """
+def balanced(members: int, others: int, rng: np.random.Generator) -> tuple[Places, Places]:
+    """Places of as many members as others, drawn by lot."""
     each = min(members, others)
-    return (
-        np.sort(rng.permutation(members)[:each]).tolist(),
-        np.sort(rng.permutation(others)[:each]).tolist(),
-    )
+    return np.sort(rng.permutation(members)[:each]), np.sort(rng.permutation(others)[:each])
+
+
+def thinned(members: int, kept_out: float, rng: np.random.Generator) -> Places:
+    """Places of members that were drawn with probability p / (1 - p), p being the chance to be kept out of the fit.
+
+    Guarantee: if every record was kept out by a coin of its own with probability p <= 1/2, then among those that
+    were kept out or drawn here each was a member by a fair coin, independently of all others: the chance of both is
+    (1 - p) p / (1 - p) = p. That is what `one_run_bound` asks.
+    """
+    return np.flatnonzero(rng.random(members) < min(kept_out / (1 - kept_out), 1.0))

@@ -161,8 +161,9 @@ def _compared(
     **details: Any,  # noqa: ANN401  any JSON value
 ) -> Finding:
     """The share of hits of members, against others; it fails above what is claimed, and above a difference."""
-    above, failed = contradicted(*sides, world, confidence)
-    found = bounds.share(*sides[0], confidence)
+    level = bounds.corrected(2, confidence)  # an interval and a test
+    above, failed = contradicted(*sides, world, level)
+    found = bounds.share(*sides[0], level)
     names = ("hits", "trials", "control_hits", "control_trials")
     tally = dict(zip(names, (*sides[0], *sides[1]), strict=True))
     interval, failed = (found.low, found.high), failed or above > most
@@ -243,11 +244,13 @@ def _near_copies(world: World, confidence: float) -> Finding:
     inside, outside = (distances(each, made[n]) for each, n in zip((members, others), neighbors, strict=True))
     threshold = np.sort(outside)[int(_RATE * len(outside))]
     own, control = ((int((side < threshold).sum()), len(side)) for side in (inside, outside))
-    area = bounds.auc_interval(-inside, -outside, confidence)
+    third = bounds.corrected(3, confidence)  # of the AUC; the other two are for the shares
+    area = bounds.auc_interval(-inside, -outside, third)
     order = np.argsort(inside, kind="stable")[: min(own[0], _SHOWN)]
     shown = [[int(places[0][i]), int(places[2][neighbors[0][i]]), float(inside[i])] for i in order]
     auc = {"value": area.value, "low": area.low, "high": area.high}
-    return _compared(NEARLY, world, confidence, (own, control), NEAR, auc=auc, places=shown)
+    rest = 1 - 2 * (1 - third)
+    return _compared(NEARLY, world, rest, (own, control), NEAR, auc=auc, places=shown)
 
 
 def nearest(sets: Sequence[Records], made: Records) -> list[Places]:

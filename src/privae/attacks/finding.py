@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 from typing import Any, Literal
 
 from privae.errors import ArtifactError
@@ -52,9 +53,10 @@ class Attack:
     ) -> "Finding":
         """A finding of this attack; `details` are JSON: figures for the sentence, and curves for the report."""
         low, high = interval
-        shown = {"value": value, "low": low, "high": high, "power": power, "confidence": confidence}
-        words = {**{key: _shown(item) for key, item in {**shown, **details}.items()}}
-        words["confidence"] = f"{100 * confidence:.4g} %"
+        shown = {"value": value, "low": low, "high": high, "power": power, **details}
+        bound = {"value"} if self.measure == "epsilon lower bound" else set()
+        words = {key: _shown(item, key in _DOWN | bound, key in _UP) for key, item in shown.items()}
+        words["confidence"] = sure(confidence)
         meaning = {language: text.format(**words) for language, text in self.meaning.items()}
         return Finding(
             self.name,
@@ -108,7 +110,7 @@ class Finding:
             numbers = ("value", "low", "high", "confidence", "power")
             values: dict[str, Any] = {k: _number(k, v) if k in numbers else v for k, v in fields.items()}
             return cls(**values)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, AttributeError):
             raise ArtifactError("a finding has other fields than this privae knows; audit again") from None
 
 
@@ -125,11 +127,29 @@ class Skipped:
         return asdict(self)
 
 
-def _shown(value: Any) -> Any:  # noqa: ANN401
+def sure(confidence: float) -> str:
+    """A confidence in percent, never more than it is.
+
+    >>> sure(0.999), sure(0.99999936)
+    ('99.9 %', '99.999936 %')
+    """
+    floored = Context(prec=8, rounding=ROUND_FLOOR).multiply(Decimal(str(confidence)), Decimal(100))
+    return f"{floored.normalize():f} %"
+
+
+_DOWN, _UP = {"low", "bound"}, {"high", "epsilon", "power"}
+"""Numbers of a sentence that are rounded to the side that claims less."""
+
+
+def _shown(value: Any, down: bool, up: bool) -> Any:  # noqa: ANN401
     """A number as a sentence says it; anything else as it is."""
     if isinstance(value, bool) or not isinstance(value, float):
         return value
-    return "inf" if value == math.inf else f"{value:.3g}"
+    if not math.isfinite(value):
+        return "inf" if value == math.inf else f"{value:.3g}"
+    rounding = ROUND_FLOOR if down else ROUND_CEILING if up else ROUND_HALF_EVEN
+    decimal = Context(prec=3, rounding=rounding).create_decimal(str(value))  # 1.1 is not 1.11, rounded up
+    return f"{float(decimal):.3g}"
 
 
 def _jsonable(value: Any) -> Any:  # noqa: ANN401

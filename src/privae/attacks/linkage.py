@@ -118,7 +118,7 @@ def risk(
 
     Edges: no trials give no value, [0, 1]; a control that always succeeds leaves no risk to be seen, 0.
     """
-    level = bounds.corrected(2, confidence)
+    level = bounds.corrected(3, confidence)  # two intervals and a test
     own, control = bounds.share(*tries.members, level), bounds.share(*tries.control, level)
     blind = tries.blind[0] / tries.blind[1] if tries.blind[1] else math.nan
     low = _excess(own.low, tries.scale * control.high)
@@ -126,7 +126,7 @@ def risk(
         _excess(own.value, tries.scale * control.value),
         (low, _excess(own.high, tries.scale * control.low)),
         confidence,
-        failed=_failed(tries, low, world, confidence),
+        failed=_failed(tries, low, world, level),
         control_scale=tries.scale,
         blind=blind,
         better_than_blind=own.low > blind,

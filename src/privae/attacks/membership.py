@@ -3,6 +3,7 @@
 Every attack gives each record a score, higher for "was used"; `from_scores` says what those scores prove.
 """
 
+from dataclasses import replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,8 +19,8 @@ from privae.attacks.world import World, drawn, joint
 from privae.errors import UsageError
 
 Places = NDArray[np.int64]
-Claim = tuple[float | None, float]
-"""Epsilon (None where none is claimed) and delta."""
+Claim = tuple[float | None, float, float]
+"""Epsilon (None where none is claimed), delta, and the chance at which coins kept a record out (0: no coins did)."""
 
 FEWEST = 8
 """Records that must have been used, and as many not, for any membership attack."""
@@ -40,11 +41,17 @@ _CHUNK = 1_000
 
 _TAIL = {
     "en": "picks the right one {value} of the time (0.5 is a coin flip; at {confidence} confidence between {low} "
-    "and {high}); with one false alarm in a hundred, {found} of the used records are recognized; and epsilon is "
-    "shown to be at least {bound}, where this test could have shown {power} at most.",
+    "and {high}); with one false alarm in a hundred, {found} of the used records are recognized; ",
     "zh": "猜对的比例为 {value}（0.5 等于抛硬币；置信度 {confidence} 下介于 {low} 与 {high} 之间）；"
-    "在百分之一的误报率下，用过的记录中有 {found} 被认出；由此证明 epsilon 至少为 {bound}，"
-    "而本测试最多只能证明到 {power}。",
+    "在百分之一的误报率下，用过的记录中有 {found} 被认出；",
+}
+_BY_COINS: dict[Language, str] = {
+    "en": "and epsilon is shown to be at least {bound}, where this test could have shown {power} at most.",
+    "zh": "由此证明 epsilon 至少为 {bound}，而本测试最多只能证明到 {power}。",
+}
+_AS_GIVEN: dict[Language, str] = {
+    "en": "any difference between the two files shows in this, too, so it bounds no epsilon.",
+    "zh": "两个文件之间的任何差异也会体现在其中，因此不能给出 epsilon 的下界。",
 }
 
 
@@ -60,7 +67,10 @@ def membership(
         "Shown one record that was used and one that was not, an attacker who " + how[0],
         "面对一条用过的记录和一条没有用过的记录，攻击者" + how[1],
     )
-    meaning: dict[Language, str] = {"en": f"{head[0]} {_TAIL['en']}", "zh": f"{head[1]}，{_TAIL['zh']}"}
+    meaning: dict[Language, str] = {
+        "en": f"{head[0]} {_TAIL['en']}{_BY_COINS['en']}",
+        "zh": f"{head[1]}，{_TAIL['zh']}{_BY_COINS['zh']}",
+    }
     return Attack(name, channel, "AUC", {"en": titles[0], "zh": titles[1]}, meaning, source)
 
 
@@ -128,47 +138,55 @@ def from_scores(
 ) -> Finding:
     """What scores [n] of members and [m] of other records prove: AUC, TPR at 0.1 % and 1 % FPR, epsilon at least.
 
-    Guarantee: its four statements hold at `confidence` together (Bonferroni): the interval of the AUC takes a
-    quarter of the error, that of each TPR, given its threshold, an eighth, and the epsilon bound, which holds for
-    records whose use was decided by coins, a half, for its power hangs on it.
-    failed: the bound is above the claimed epsilon; without a claim, the AUC is surely above 0.6.
+    Guarantee: its statements hold at `confidence` together (Bonferroni): the interval of the AUC takes a quarter of
+    the error, that of each TPR, given its threshold, an eighth, and the epsilon bound a half, for its power hangs on
+    it. Only where coins decided who was used is there a bound: a hold-out that was given may differ in any way.
+    failed: the bound is above the claimed epsilon; without a claim, the AUC is surely above 0.6, a rule of thumb.
     Edges: a score that is no number counts as the lowest.
-    Source: the bound, arXiv:2305.08846, Theorem 5.2, on as many members as others.
+    Source: the bound, arXiv:2305.08846, Theorem 5.2, on members thinned until each was used by a fair coin.
     """
     members, others = (np.where(np.isnan(each), -np.inf, each) for each in (members, others))
     levels = [1 - (1 - confidence) * part for part in _ERRORS]
     area = bounds.auc_interval(members, others, levels[0])
     tpr = [(rate, bounds.tpr_at_fpr(members, others, rate, levels[1])) for rate in _RATES]
-    bound, power, right, guesses = _bound(members, others, claim[1], levels[2], rng)
-    return attack.found(
+    shown: dict[str, Any] = {}
+    failed, power = claim[0] is None and area.low > _SUSPECT, None
+    if claim[2]:
+        shown, power = _bound(members, others, claim, levels[2], rng)
+        failed = failed or (claim[0] is not None and shown["bound"] > claim[0])
+    return (attack if claim[2] else _as_given(attack)).found(
         area.value,
         (area.low, area.high),
         confidence,
         power=power,
-        failed=area.low > _SUSPECT if claim[0] is None else bound > claim[0],
-        bound=bound,
-        right=right,
-        guesses=guesses,
+        failed=failed,
         found=tpr[-1][1].value,
         tpr=[{"fpr": rate, "value": of.value, "low": of.low, "high": of.high} for rate, of in tpr],
         members=len(members),
         others=len(others),
         roc=bounds.roc(members, others),
+        **shown,
         **details,
     )
 
 
+def _as_given(attack: Attack) -> Attack:
+    """The attack, whose sentence speaks of a hold-out that no coin decided."""
+    said = {k: text.removesuffix(_BY_COINS[k]) + _AS_GIVEN[k] for k, text in attack.meaning.items()}
+    return replace(attack, meaning=said)
+
+
 def _bound(
-    members: Floats, others: Floats, delta: float, level: float, rng: np.random.Generator
-) -> tuple[float, float, int, int]:
-    """Epsilon lower bound, its power, right guesses and guesses, from as many members as others."""
-    inside, outside = bounds.balanced(len(members), len(others), rng)
-    scores = np.concatenate([members[inside], others[outside]])
-    included = np.arange(len(scores)) < len(inside)
-    order = rng.permutation(
-        len(scores)
-    )  # so that ties, which are broken by place, know nothing of membership
-    return bounds.scores_bound(scores[order], included[order], delta, level)
+    members: Floats, others: Floats, claim: Claim, level: float, rng: np.random.Generator
+) -> tuple[dict[str, Any], float]:
+    """The epsilon lower bound with its right guesses and guesses, and its power."""
+    kept = members[bounds.thinned(len(members), claim[2], rng)]
+    scores = np.concatenate([kept, others])
+    included = np.arange(len(scores)) < len(kept)
+    # ties are broken by place, which must know nothing of membership
+    order = rng.permutation(len(scores))
+    bound, power, right, guesses = bounds.scores_bound(scores[order], included[order], claim[1], level)
+    return {"bound": bound, "right": right, "guesses": guesses}, power
 
 
 def loss(world: World, confidence: float, rng: np.random.Generator) -> Finding:
@@ -249,7 +267,7 @@ def domias(world: World, confidence: float, rng: np.random.Generator) -> Finding
 
 def claimed(world: World) -> Claim:
     """What the world's maker claims."""
-    return world.epsilon, world.delta
+    return world.epsilon, world.delta, world.kept_out
 
 
 def played(world: World, rng: np.random.Generator) -> tuple[Places, Places]:

@@ -54,8 +54,8 @@ RMIA = membership(
 class References:
     """Scores of n records under the model that is audited, and under K reference models.
 
-    Shapes: target [n], scores [K, n], inside [K, n] (fitted with the record or not), member [n]. Half of the records
-    are members; every record is inside half of the models.
+    Shapes: target [n], scores [K, n], inside [K, n] (fitted with the record or not), member [n]. About half of the
+    records are members; every record is inside half of the models.
     """
 
     target: Floats = field(repr=False)
@@ -166,11 +166,14 @@ def _finite(*scores: Floats) -> list[Floats]:
 def _pool(world: World, rng: np.random.Generator) -> tuple[Any, Any, Bools]:
     """Members that are known to the attacker, records that are played for, and which of these are members."""
     inside, outside = played(world, rng)
-    chosen, held = bounds.balanced(len(inside), len(outside), rng)
+    if world.kept_out:
+        chosen, held = bounds.thinned(len(inside), world.kept_out, rng), np.arange(len(outside))
+    else:
+        chosen, held = bounds.balanced(len(inside), len(outside), rng)
     members = inside[chosen]
     known = np.setdiff1d(np.arange(len(world.member_records)), members)
     pool = _together(taken(world.members, members), taken(world.holdout, outside[held]))
-    return taken(world.members, known), pool, np.arange(2 * len(members)) < len(members)
+    return taken(world.members, known), pool, np.arange(len(members) + len(held)) < len(members)
 
 
 def _halves(count: int, models: int, rng: np.random.Generator) -> Bools:

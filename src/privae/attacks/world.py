@@ -114,7 +114,8 @@ class World:
 
     members: records that the model or the synthetic data were made from. holdout: records of the same population
     that they were not made from, or None. synthetic: what was generated. raw data (DataFrame, or images) go to the
-    model; `*_records` are the same as numbers. epsilon, delta: the claim, None where none is made.
+    model; `*_records` are the same as numbers. epsilon, delta: the claim, None where none is made. kept_out: the chance
+    at which secret coins kept each record out of the fit, where they decided the hold-out; else 0.
     refit: fits the same plan to other data, for reference models; None where that cannot be done.
     """
 
@@ -128,6 +129,7 @@ class World:
     model: Model | None = field(default=None, repr=False)
     epsilon: float | None = None
     delta: float = 0.0
+    kept_out: float = 0.0
     refit: Callable[[Any], Model] | None = field(default=None, repr=False)
     seed: int = 0
 

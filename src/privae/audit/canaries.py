@@ -17,7 +17,14 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from privae.attacks.bounds import CONFIDENCE, corrected, scores_bound
+from privae.attacks.bounds import (
+    CONFIDENCE,
+    corrected,
+    guessed,
+    guesses_about,
+    one_run_bound,
+    one_run_power,
+)
 from privae.attacks.finding import Attack, Channel, Finding, Text
 from privae.audit.coins import Coins
 from privae.data.codec import Codec
@@ -42,6 +49,7 @@ FINDINGS = 4
 SHARE = 0.75
 """Part of an audit's error that findings about canaries have; all others share the rest."""
 
+_MANY = 10**6  # canaries of a finding that is believed
 _SOURCE = "arXiv:2305.08846"
 _MEANING: Text = {
     "en": "Of {guesses} guesses about which made-up records took part, {right} were right: this attack shows that "
@@ -144,7 +152,7 @@ def trial(coins: Coins | None, x: Any, y: Any, schema: Schema | ImageSchema) -> 
         return Trial((x, y), (x, y))
     if place().size > 1:
         raise UsageError("canaries are planted by one process; audit without them, or fit in one process")
-    present, planted = coins.taking_part(len(x)), coins.planted()
+    present, planted = coins.taking_part(x), coins.planted()
     rng = np.random.default_rng(coins.source("values").words(4).tolist())
     if isinstance(schema, Schema):
         frame, texts = _rows(schema, coins.canaries, rng)
@@ -203,12 +211,30 @@ def _joined(rows: pd.DataFrame, canaries: pd.DataFrame) -> pd.DataFrame:
 
 def judged(attack: Attack, scores: Floats, planted: Bools, plan: Plan) -> Finding:
     """The finding that scores of canaries give, beside the epsilon of a plan."""
-    guarantee = plan.guarantee()
+    guesses = guesses_about(len(planted))
+    return counted(attack, guessed(scores, planted, guesses), len(planted), plan)
+
+
+def counted(attack: Attack, right: int, canaries: int, plan: Plan) -> Finding:
+    """The finding that so many right guesses about so many canaries give: everything in it follows from these."""
+    guarantee, guesses = plan.guarantee(), guesses_about(canaries)
     confidence = corrected(FINDINGS, 1 - SHARE * (1 - CONFIDENCE))
-    bound, power, right, guesses = scores_bound(scores, planted, guarantee.delta, confidence)
-    details = {"right": right, "guesses": guesses, "canaries": len(planted), "epsilon": guarantee.epsilon}
+    numbers = guesses, canaries, guarantee.delta, confidence
+    bound, power = one_run_bound(right, *numbers), one_run_power(*numbers)
+    details = {"right": right, "guesses": guesses, "canaries": canaries, "epsilon": guarantee.epsilon}
     failed = bound > guarantee.epsilon
     return attack.found(bound, (bound, np.inf), confidence, power=power, failed=failed, **details)
+
+
+def follows(finding: Finding, plan: Plan) -> bool:
+    """Whether a finding is one that may be published, and says what its right guesses show, neither more nor less."""
+    attack = next((a for a in (RELEASE, CATEGORIES, LOSS) if a.name == finding.attack), None)
+    right, count = finding.details.get("right"), finding.details.get("canaries")
+    if attack is None or type(right) is not int or type(count) is not int or not 0 < count <= _MANY:
+        return False
+    if not 0 <= right <= guesses_about(count):
+        return False
+    return counted(attack, right, count, plan).to_dict() == finding.to_dict()
 
 
 def _reading(canaries: Canaries, fit: _Fit) -> Floats | None:

@@ -14,6 +14,7 @@ from privae.attacks.world import Records, Vocabulary, World, pixels
 from privae.audit.coins import Coins, canaries_for
 from privae.audit.game import Tape
 from privae.data.schema import Schema
+from privae.errors import UsageError
 from privae.plan import Plan
 from privae.privacy.noise import NoiseSource
 from privae.recipes.modality import Fitted, FittedTable, ImageRecipe, TableRecipe, to_members
@@ -25,18 +26,23 @@ Origin = Literal["given", "split"]
 Again = Callable[..., tuple[Fitted, list[Finding]]]
 """Fits the same plan to other data: (data, labels, coins) -> the fitted model and its canaries' findings."""
 
+REHEARSAL = "rehearsal: "
 _MOST_SAMPLES = 20_000
 _REHEARSED = 5_000  # generated records of a rehearsal, where no number of records is declared
 
 
 @dataclass(frozen=True)
 class Own:
-    """A model of ours: fitted, its plan and recipe, and how to fit the same again; None where that cannot be done."""
+    """A model of ours: fitted, its plan and recipe, how to fit the same again (None where that cannot be done).
+
+    head: of its ledger, which names the fit.
+    """
 
     fitted: Fitted = field(repr=False)
     plan: Plan
     recipe: TableRecipe | ImageRecipe = field(repr=False)
     again: Again | None = field(repr=False)
+    head: str = ""
 
     def written(self, tape: Tape, data: tuple[Any, Any]) -> dict[str, bytes]:
         """The parts of the model file that this plan writes of other data, as a tape plays."""
@@ -65,12 +71,14 @@ def case_of(own: Own, data: tuple[Any, Any], holdout: Any, coins: Coins | None, 
     """The case of a model of ours. data: (records, labels or None) as the fit was given; see `VAE.audit`.
 
     Records that coins kept out of the fit are no members, and are the hold-out where none is given.
+    Errors: UsageError for a hold-out of another form than the data.
     """
     members, labels = data
     origin: Origin | None = None if holdout is None else "given"
     held, held_labels = holdout if isinstance(holdout, tuple) else (holdout, None)
+    _check_alike(data, (held, held_labels))
     if coins is not None and coins.kept_out:
-        present = coins.taking_part(len(members))
+        present = coins.taking_part(members)
         given = None if labels is None else np.asarray(labels, dtype=object)
         if holdout is None:
             origin, held = "split", _at(members, ~present)
@@ -80,6 +88,7 @@ def case_of(own: Own, data: tuple[Any, Any], holdout: Any, coins: Coins | None, 
     promise = own.plan.guarantee()
     refit = None if own.again is None else partial(_refit, own.again)
     more: dict[str, Any] = {"epsilon": promise.epsilon, "delta": promise.delta, "seed": seed, "refit": refit}
+    more["kept_out"] = coins.kept_out if coins is not None and origin == "split" else 0.0
     if isinstance(own.fitted, FittedTable):
         made = own.fitted.sample(count, seed)
         # a text that was bought is one that nobody declared
@@ -94,6 +103,22 @@ def case_of(own: Own, data: tuple[Any, Any], holdout: Any, coins: Coins | None, 
         )
     rehearse = None if own.again is None else partial(_rehearsed, own, own.again, seed)
     return Case(world, own, labels, rehearse, origin)
+
+
+def _check_alike(data: tuple[Any, Any], held: tuple[Any, Any]) -> None:
+    """Refuse a hold-out that is of another form than the data, before an attack trips over it."""
+    (x, y), (other, names) = data, held
+    if other is None:
+        return
+    tables = [isinstance(one, pd.DataFrame) for one in (x, other)]
+    if all(tables):
+        return  # whether all columns are there is seen when they are read
+    if any(tables) or x.shape[1:] != other.shape[1:]:
+        raise UsageError("the hold-out must have the form of the data: a table, or images of the same size")
+    if (y is None) != (names is None) or (names is not None and len(names) != len(other)):
+        raise UsageError(
+            "the hold-out must have labels y, one an image, where the data have them, and else none"
+        )
 
 
 def case_of_samples(
@@ -215,7 +240,7 @@ def _rehearsed(own: Own, again: Again, seed: int) -> list[Finding]:
     return [
         replace(
             finding,
-            attack=f"rehearsal: {finding.attack}",
+            attack=REHEARSAL + finding.attack,
             public=True,
             title={language: head[language] + text for language, text in finding.title.items()},
         )

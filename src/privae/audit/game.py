@@ -22,6 +22,8 @@ from privae.privacy.gradients import Loss, Summation
 from privae.privacy.mechanism import Mechanism
 from privae.privacy.noise import NoiseSource
 from privae.privacy.sampling import Poisson, Sampling
+from privae.recipes.gradients import quantile_of
+from privae.training.bound import Rule
 from privae.training.loop import Objective, Release, Schedule, train
 from privae.training.state import State
 
@@ -82,6 +84,7 @@ REPLAYED = Attack(
 )
 
 _FIRST = 512  # bytes and numbers of an artefact that are looked at one by one
+_BLOCK = 64  # records that gradients are summed of at once
 _LOUD = 100.0  # how many clip norms a canary pushes with, before it is clipped
 
 
@@ -105,9 +108,12 @@ class Loop:
         model = nn.Linear(records.shape[1], 1, bias=False)
         nn.init.zeros_(model.weight)
         planned = self.mechanism(replace(phase.mechanism()))
-        release = Release(self.sampling(phase.sampling_rate), planned, noise, lambda _: None)
-        objective = Objective(self.loss, summation=Summation("by rule", "proved", 64))
-        schedule = Schedule(phase.steps, phase.sampling_rate * rows, learning_rate=1.0, optimizer="sgd")
+        expected = phase.sampling_rate * rows
+        rule = Rule(phase.clipping, quantile_of(phase, expected))
+        release = Release(self.sampling(phase.sampling_rate), planned, noise, lambda _: None, rule)
+        summation = Summation("by rule", phase.precision, _BLOCK, phase.bfloat16)
+        objective = Objective(self.loss, summation=summation)
+        schedule = Schedule(phase.steps, expected, learning_rate=1.0, optimizer="sgd")
         self.train(model, objective, (records,), release, schedule)
         found: Floats = -model.weight.detach().double().numpy().ravel()
         return found

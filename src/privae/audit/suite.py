@@ -14,8 +14,8 @@ from privae.attacks.bounds import CONFIDENCE
 from privae.attacks.finding import Attack, Channel, Finding, Language, Skipped
 from privae.attacks.world import World
 from privae.audit import canaries, game
-from privae.audit.case import Case, images_of, joined_to, odd_one_out
-from privae.errors import UsageError
+from privae.audit.case import REHEARSAL, Case, images_of, joined_to, odd_one_out
+from privae.errors import DataError, UsageError
 from privae.privacy.noise import NoiseSource
 from privae.training.watch import Silent, Watch
 
@@ -64,8 +64,10 @@ class Audit:
     skipped: tuple[Skipped, ...]
     holdout: Literal["given", "split"] | None
     seconds: float
-    plan_hash: str | None = None
     epsilon: float | None = None
+    generated: int = 0
+    plan_hash: str | None = None
+    ledger_head: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -81,7 +83,9 @@ class Audit:
             "passed": self.passed,
             "seconds": round(self.seconds, 1),
             "holdout": self.holdout,
+            "generated": self.generated,
             "plan_hash": self.plan_hash,
+            "ledger_head": self.ledger_head,
             "epsilon": "inf" if self.epsilon == float("inf") else self.epsilon,
             "created": datetime.now(UTC).date().isoformat(),
             "findings": [finding.to_dict() for finding in self.findings],
@@ -92,9 +96,11 @@ class Audit:
 def audit(case: Case, level: Level = "quick", known: Sequence[Finding] = (), watch: Watch = _SILENT) -> Audit:
     """Run every attack of a level; `known` are findings about the canaries that the fit planted.
 
-    Guarantee: if what is claimed holds, the audit fails with probability at most 1 - CONFIDENCE, over all of its
-    findings together: canaries have three quarters of that, all others the rest, by their weights (Bonferroni).
-    Where there are no canaries, the others have all of it.
+    Guarantee: what its findings state holds for all of them together with probability CONFIDENCE. So, if what is
+    claimed holds, a lower bound of epsilon is above it with probability at most 1 - CONFIDENCE: canaries have
+    three quarters of that, all others the rest, by their weights (Bonferroni); where there are no canaries, the
+    others have all of it. Beyond lower bounds an audit fails by rules of thumb, which the docstrings of the attacks
+    state: copies, values of single records, risks. They need not contradict a claim.
     """
     if level not in LEVELS:
         raise UsageError(f"an audit's level is one of {', '.join(LEVELS)}")
@@ -107,7 +113,7 @@ def audit(case: Case, level: Level = "quick", known: Sequence[Finding] = (), wat
     found: list[Finding | Skipped] = list(known)
     watch.phase(f"audit: {level}", len(suite) + rehearsed)
     if rehearsed and case.rehearse is not None:
-        found += case.rehearse()
+        found += _rehearsal(case.rehearse)
         watch.advance(1)
     for entry in suite:
         found += _results(entry, case, 1 - error * entry.weight, watch)
@@ -118,8 +124,9 @@ def audit(case: Case, level: Level = "quick", known: Sequence[Finding] = (), wat
         tuple(one for one in found if isinstance(one, Skipped)),
         case.origin,
         time.monotonic() - start,
-        case.own.plan.hash if case.own else None,
         case.world.epsilon,
+        len(case.world.synthetic_records),
+        *((case.own.plan.hash, case.own.head) if case.own else ()),
     )
 
 
@@ -160,14 +167,32 @@ _NEEDS: dict[str, tuple[Callable[[Case], bool], dict[Language, str]]] = {
 }
 
 
+_HIDDEN: dict[Language, str] = {
+    "en": "the noise of this plan hides so few records that nothing can be fitted to them",
+    "zh": "相对于所用的记录数，该方案的噪声过大，无法据此再次训练",
+}
+
+
 def _results(entry: Entry, case: Case, confidence: float, watch: Watch) -> Iterator[Finding | Skipped]:
     for need in sorted(entry.needs):
         holds, reason = _NEEDS[need]
         if not holds(case):
             yield Skipped(entry.attack, entry.channel, dict(reason))
             return
-    found = entry.run(case, confidence, watch)
+    try:
+        found = entry.run(case, confidence, watch)
+    except DataError:
+        if "refit" not in entry.needs:
+            raise
+        found = Skipped(entry.attack, entry.channel, dict(_HIDDEN))
     yield from [found] if isinstance(found, Finding | Skipped) else found
+
+
+def _rehearsal(run: Callable[[], list[Finding]]) -> list[Finding | Skipped]:
+    try:
+        return [*run()]
+    except DataError:
+        return [Skipped("rehearsal", "data", dict(_HIDDEN))]
 
 
 def _seen(attack: Callable[[World, float], Result]) -> Attacker:
@@ -242,3 +267,14 @@ _SUITE: tuple[Entry, ...] = (
     _of(game.REPLAYED, _replayed, "refit", level="standard"),
     replace(_bound(reference.LIRA, _referred, "model", "holdout", "refit", level="deep"), findings=2),
 )
+
+
+PUBLIC = frozenset(
+    attack.name if head == "" else head + attack.name
+    for head, attacks in (
+        ("", (canaries.RELEASE, canaries.CATEGORIES, canaries.LOSS, game.GRADIENTS, game.REPLAYED)),
+        (REHEARSAL, (canaries.READING, canaries.RELEASE, canaries.CATEGORIES, canaries.LOSS)),
+    )
+    for attack in attacks
+)
+"""Names of the attacks whose findings may be published: they are about releases and made-up records alone."""

@@ -3,7 +3,7 @@
 import json
 import platform
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from privae import files
 from privae.audit.case import case_of_samples
 from privae.audit.coins import KEPT_OUT, Coins, canaries_for
-from privae.audit.suite import FORMAT, Audit, Level
+from privae.audit.suite import FORMAT, PUBLIC, Audit, Level
 from privae.audit.suite import audit as run
 from privae.cli import request
 from privae.data.schema import Schema
-from privae.errors import ArtifactError, UsageError
+from privae.errors import ArtifactError, PrivaeError, UsageError
 from privae.evaluate import utility
 from privae.report import picture
 from privae.report.page import Contents
@@ -54,7 +54,7 @@ def of_model(model: VAE, paths: tuple[Path, Path, Path | None], level: Level, wa
     watch.phase(f"reading {data.name}", 1)
     x, y = request.read(data)
     held = request.read_alike(holdout, data)
-    return model.audit(x, y, holdout=held, level=level, coins=coins_beside(file), watch=watch)
+    return model.audit(x, y, holdout=held, level=level, coins=coins_beside(file, model), watch=watch)
 
 
 def of_samples(
@@ -76,29 +76,66 @@ def of_samples(
     return run(case_of_samples(Schema.load(schema), (known, held, made), claim), level, watch=watch)
 
 
-def coins_for(rows: int | None, model: Path, *, split: bool, resume: bool) -> Coins:
-    """The coins of a fit that plants canaries, written down before it begins; those of the killed one if resumed."""
+def coins_for(rows: int | None, model: Path, *, planting: bool, split: bool, resume: bool) -> Coins | None:
+    """The coins of a fit that plants canaries, kept beside its checkpoint until the model is in place.
+
+    Errors: UsageError for a resumed fit that is to be audited in another way, and for several processes.
+    """
+    pending = _pending(model)
+    if planting and place().size > 1:
+        raise UsageError("canaries are planted by one process; choose --audit quick, or fit in one process")
     if resume:
-        return Coins.load(_coins_of(model))
+        if planting != pending.exists():
+            kind = "another --audit" if planting else "--audit standard"
+            raise UsageError(f"the interrupted fit was begun with {kind}; repeat its command")
+        return Coins.load(pending) if planting else None
+    if not planting:
+        if place().first:
+            pending.unlink(missing_ok=True)
+        return None
     coins = Coins(canaries_for(rows), KEPT_OUT if split else 0.0)
-    coins.save(_coins_of(model))
+    coins.save(pending)
     return coins
 
 
 def after_fit(
-    model: VAE, target: Path, data: tuple[Any, Any, Any], level: Level, watch: Watch
+    model: VAE,
+    target: Path,
+    data: tuple[Any, Any, Any],
+    level: Level | None,
+    coins: Coins | None,
+    watch: Watch,
 ) -> Audit | None:
-    """The audit that ends a fit, in the first process of a job; its findings lie beside the model.
+    """The audit that ends a fit, in the first process of a job; its findings lie beside the model, as do its coins.
 
-    data: records, labels or None, and a hold-out or None, in the form that `VAE.audit` takes.
+    data: records, labels or None, and a hold-out or None, in the form that `VAE.audit` takes. level: None for none.
+    An audit that cannot be finished is told, and takes nothing from the fit, whose budget was spent.
     """
     if not place().first:
         return None
+    _settle(model, target, coins)
+    audit_file(target).unlink(missing_ok=True)
+    if level is None:
+        return None
     x, y, held = data
-    coins = coins_beside(target) if level == "standard" else None
-    done = model.audit(x, y, holdout=held, level=level, coins=coins, watch=watch)
+    try:
+        done = model.audit(x, y, holdout=held, level=level, coins=coins, watch=watch)
+    except Exception as error:  # noqa: BLE001  the model is there, and stays
+        # privacy: the text of a foreign error may quote a cell
+        why = str(error) if isinstance(error, PrivaeError) else type(error).__name__
+        watch.note(f"the model is written, but its audit did not run ({why}); try: privae audit {target}")
+        return None
     write(done, audit_file(target))
     return done
+
+
+def _settle(model: VAE, target: Path, coins: Coins | None) -> None:
+    """Leave the coins of this fit beside its model, and no others."""
+    if coins is None:
+        _coins_of(target).unlink(missing_ok=True)
+        return
+    replace(coins, head=model.ledger.head).save(_coins_of(target))
+    _pending(target).unlink(missing_ok=True)
 
 
 def audit_file(model: Path) -> Path:
@@ -106,10 +143,16 @@ def audit_file(model: Path) -> Path:
     return model.with_name(f"{model.name}.audit.json")
 
 
-def coins_beside(model: Path) -> Coins | None:
-    """The coins of a model's fit, if it had any."""
-    path = _coins_of(model)
-    return Coins.load(path) if path.exists() else None
+def coins_beside(path: Path, model: VAE) -> Coins | None:
+    """The coins of a model's fit, if it had any. Errors: ArtifactError for those of another fit."""
+    if not _coins_of(path).exists():
+        return None
+    coins = Coins.load(_coins_of(path))
+    if coins.head != model.ledger.head:
+        raise ArtifactError(
+            f"{_coins_of(path)} is of another fit than {path.name}; remove it, or restore its own"
+        )
+    return coins
 
 
 def write(done: Audit, path: Path) -> None:
@@ -119,6 +162,10 @@ def write(done: Audit, path: Path) -> None:
 
 def _coins_of(model: Path) -> Path:
     return model.with_name(f"{model.name}.coins")
+
+
+def _pending(model: Path) -> Path:
+    return model.with_name(f"{model.name}.checkpoint.coins")
 
 
 def contents(model: VAE, sources: Sources, watch: Watch) -> Contents:
@@ -151,12 +198,13 @@ def findings(path: Path, model: VAE) -> dict[str, Any]:
     """Findings of an earlier audit of this model. Errors: ArtifactError for another file, or another model's."""
     try:
         read: dict[str, Any] = json.loads(path.read_bytes())
-        known, plan = read["format"] == FORMAT, read["plan_hash"]
+        known = read["format"] == FORMAT and read["ledger_head"] == model.ledger.head
+        known = known and {one["attack"] for one in read["findings"] if one["public"]} <= PUBLIC
     except OSError:
         raise UsageError(f"{path} cannot be read; write it with: privae audit ... -o {path.name}") from None
     except (ValueError, KeyError, TypeError):
         raise ArtifactError(f"{path} holds no findings of an audit, or is damaged; audit again") from None
-    if not known or plan != model.plan_.hash:
+    if not known:
         raise ArtifactError(f"{path} is about another model, or of another version; audit again")
     return read
 
@@ -175,24 +223,29 @@ def _on_data(
     real = request.read(sources.data)
     held = None if sources.holdout is None else request.read(sources.holdout)
     schema = model.fitted_.schema
-    made = model.sample(min(len(real[0]), _MOST), seed=0)
     if isinstance(schema, Schema):
-        test = None if held is None else held[0]
-        return utility.measured(real[0], test, made, schema, watch), {}
-    drawn = made if isinstance(made, tuple) else (made, None)
-    pictures = {"real": picture.grid(real), "synthetic": picture.grid(drawn)}
-    return utility.measured(real, held, drawn, schema, watch), pictures | _nearest(
-        found, real[0], drawn[0], sources
+        made = model.sample(min(len(real[0]), _MOST), seed=0)
+        return utility.measured(real[0], None if held is None else held[0], made, schema, watch), {}
+    drawn = _images(model, min(len(real[0]), _MOST))
+    pictures = {"real": picture.grid(real), "synthetic": picture.grid(drawn)} | _nearest(
+        found, real[0], model, sources
     )
+    return utility.measured(real, held, drawn, schema, watch), pictures
+
+
+def _images(model: VAE, count: int) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
+    made = model.sample(count, seed=0)
+    return made if isinstance(made, tuple) else (made, None)
 
 
 def _nearest(
-    found: dict[str, Any], real: NDArray[np.uint8], made: NDArray[np.uint8], sources: Sources
+    found: dict[str, Any], real: NDArray[np.uint8], model: VAE, sources: Sources
 ) -> dict[str, bytes]:
     """Generated images beside the nearest real ones, where the audit told which."""
-    coins = coins_beside(sources.model)
-    if coins is not None and coins.kept_out:
-        real = real[coins.taking_part(len(real))]
+    coins = coins_beside(sources.model, model)
+    if coins is not None:
+        real = real[coins.taking_part(real)]
+    made = _images(model, found["generated"])[0]
     places = [one["details"].get("places") or [] for one in found["findings"]]
     pairs = [pair for each in places for pair in each if pair[0] < len(real) and pair[1] < len(made)]
     if not pairs:

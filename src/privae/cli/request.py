@@ -112,13 +112,22 @@ def read(path: Path) -> tuple[Any, Any]:
     return read_images(path) if is_images(path) else (read_table(path), None)
 
 
-def read_alike(path: Path | None, other: Path) -> Any:  # noqa: ANN401  a DataFrame, images, or images with labels
-    """A hold-out in the form that `VAE.audit` takes; None without a file. UsageError if it is of another kind."""
+def read_alike(path: Path | None, other: Path, facts: Schema | ImageSchema | None = None) -> Any:  # noqa: ANN401
+    """A hold-out in the form that `VAE.audit` takes: a DataFrame, images, or images with labels; None without a file.
+
+    Errors: UsageError if it is of another kind; DataError if it does not fit the facts.
+    """
     if path is None:
         return None
     if is_images(path) != is_images(other):
         raise UsageError(f"{path.name} and {other.name} are not of one kind: tables, or images in .npz files")
     x, y = read(path)
+    if isinstance(facts, Schema):
+        facts.ordered([str(name) for name in x.columns], path.name)
+    elif facts is not None and x.shape[1:] != (facts.height, facts.width):
+        raise DataError(
+            f"{path.name}: images must be of {facts.height} x {facts.width} pixels, as the data are"
+        )
     return x if y is None else (x, y)
 
 

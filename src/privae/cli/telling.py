@@ -149,7 +149,7 @@ def audit_text(audit: Audit) -> str:
             CHANNELS[f.channel]["en"],
             f.title["en"],
             f.measure,
-            f"{f.value:.3g}",
+            "none to test" if math.isnan(f.value) else f"{f.value:.3g}",
             f"{f.low:.3g} to {f.high:.3g}",
             "" if f.power is None else f"{f.power:.3g}",
             "FAILED" if f.failed else "ok",
@@ -157,6 +157,8 @@ def audit_text(audit: Audit) -> str:
         for f in audit.findings
     ]
     accounted = "" if audit.epsilon is None else f", accounted epsilon {audit.epsilon:.4g}"
+    if audit.epsilon == math.inf:
+        accounted = ", nothing is promised (epsilon inf), so no lower bound can fail"
     head = f"audit ({audit.level}): {'passed' if audit.passed else 'FAILED'}{accounted}, {duration(audit.seconds)}"
     lines = [f"{head}; for the data holder only", aligned(rows)]
     lines += [f"FAILED: {finding.meaning['en']}" for finding in audit.findings if finding.failed]

@@ -153,14 +153,14 @@ def fit(  # noqa: PLR0913  one parameter an option
             kept = request.checkpoint_of(target, resume=resume)
             facts, model, agreed = asked.made(plan, watch)
             watch.phase(f"reading {data.name}", 1)
-            (x, y), held = request.read(data), request.read_alike(holdout, data)
+            (x, y), held = request.read(data), request.read_alike(holdout, data, facts)
             _say_delta(out, delta if plan is None else agreed.delta)
             coins = _coins(audit, agreed.rows, target, split=holdout is None, resume=resume)
             with request.resumable(kept, out.note):
                 places: dict[str, Any] = {"ledger": ledger, "checkpoint": kept, "resume": resume}
                 model.fit(x, y, schema=facts, plan=agreed, watch=watch, device=device, coins=coins, **places)
                 request.save(model, target, watch)
-        done = _audited(model, target, (x, y, held), audit, watch)
+        done = _audited(model, target, (x, y, held), audit, coins, watch)
     _say_fitted(out, model, target, done, ledger)
 
 
@@ -308,23 +308,28 @@ def _coins(
     audit: given.AuditKind, rows: int | None, target: Path, *, split: bool, resume: bool
 ) -> "Coins | None":
     """The coins of a fit whose audit plants canaries."""
-    if audit is not given.AuditKind.STANDARD:
-        return None
     from privae.cli import auditing
 
-    return auditing.coins_for(rows, target, split=split, resume=resume)
+    planting = audit is given.AuditKind.STANDARD
+    return auditing.coins_for(rows, target, planting=planting, split=split, resume=resume)
 
 
 def _audited(
-    model: "VAE", target: Path, data: tuple[Any, Any, Any], audit: given.AuditKind, watch: "Watch"
+    model: "VAE",
+    target: Path,
+    data: tuple[Any, Any, Any],
+    audit: given.AuditKind,
+    coins: "Coins | None",
+    watch: "Watch",
 ) -> "Audit | None":
     """The audit that ends a fit."""
-    if audit is given.AuditKind.NONE:
-        return None
     from privae.cli import auditing
 
-    level: Level = "quick" if audit is given.AuditKind.QUICK else "standard"
-    return auditing.after_fit(model, target, data, level, watch)
+    levels: dict[given.AuditKind, Level] = {
+        given.AuditKind.QUICK: "quick",
+        given.AuditKind.STANDARD: "standard",
+    }
+    return auditing.after_fit(model, target, data, levels.get(audit), coins, watch)
 
 
 def _say_fitted(out: Terminal, model: "VAE", target: Path, done: "Audit | None", ledger: Path | None) -> None:
@@ -335,7 +340,8 @@ def _say_fitted(out: Terminal, model: "VAE", target: Path, done: "Audit | None",
     text = telling.fitted_text(model, target)
     if done is not None:
         text = f"{text}\n\n{telling.audit_line(done, auditing.audit_file(target))}"
-    found = None if done is None else done.to_dict()
+    # privacy: findings on records stay in their file, for what is printed may be a job's log
+    found = None if done is None else {"passed": done.passed, "file": auditing.audit_file(target)}
     out.report(text, {**fields, "plan_hash": plan.hash, "ledger": ledger, "audit": found})
     checks.verdict(done)
 

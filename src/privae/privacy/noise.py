@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
-from cryptography.hazmat.primitives.ciphers.modes import GCM
+from cryptography.hazmat.primitives.ciphers.modes import ECB, GCM
 from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
@@ -27,6 +27,16 @@ _PAIRS = 2**14  # drawn at a time: their temporaries, 1 MiB, stay in the cache
 _MAX_WORDS = 2**32  # of one key
 _CHUNK = 2 * _PAIRS  # numbers that a thread hands over at a time
 _ZEROS = bytes(16 * _PAIRS)
+
+
+def keyed_words(key: bytes, blocks: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Secret words that follow from a key and from blocks of 128 bits: [n, 2] -> [n], AES-256 of every block.
+
+    Equal blocks give equal words; to whoever does not know the key, different ones give independent uniform words.
+    """
+    encryptor = Cipher(AES256(key), ECB()).encryptor()  # noqa: S305  single blocks, as a pseudorandom function
+    made = encryptor.update(np.ascontiguousarray(blocks, dtype="<u8").tobytes()) + encryptor.finalize()
+    return np.frombuffer(made, dtype="<u8").reshape(-1, 2)[:, 0]
 
 
 class NoiseSource:

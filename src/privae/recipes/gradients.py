@@ -197,7 +197,7 @@ def train_phase(
         phase.mechanism(),
         run.noise,
         lambda event: run.charge(name, event),
-        Rule(phase.clipping, _quantile(phase, schedule.expected_batch_size)),
+        Rule(phase.clipping, quantile_of(phase, schedule.expected_batch_size)),
     )
     if objective.summation.path == "vmap":
         run.watch.note("a layer of this network has no rule: gradients are formed one by one, which is slow")
@@ -205,7 +205,8 @@ def train_phase(
     network.cpu()
 
 
-def _quantile(phase: Phase, expected: float) -> Quantile | None:
+def quantile_of(phase: Phase, expected: float) -> Quantile | None:
+    """The quantile that the clip norm of a phase follows, for the expected records a step; None keeps it."""
     if phase.quantile is None:
         return None
     # votes noisier than three times the gradients cost these at most 6 % more noise

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from privae import files
 from privae.attacks.finding import Finding
+from privae.audit import canaries
 from privae.custody import keys
 from privae.custody.keys import SigningKey
 from privae.errors import ArtifactError, PrivacyRefused, PrivaeError, UsageError
@@ -43,7 +44,7 @@ __all__ = ["Check", "Facts", "Verdict", "dumps", "issue", "sha256", "verify"]
 
 _MOST_PHASES, _MOST_STEPS = 50, 2**20  # of a plan: what costs a verifier seconds, and not days
 _CLOSE = 1e-9  # relative: what another machine may make of the last bits of a sum
-_NO_CANARIES = "no canaries were planted: the claims rest on the events alone, and no attack was tried"
+_NO_CANARIES = "no canaries were planted in this fit: the claims rest on the events alone"
 _CANARIES = "made-up records were planted by secret coins; each finding bounds epsilon from below, at most by its power"
 _Result = TypeVar("_Result")
 
@@ -321,6 +322,10 @@ def _equal(claim: Any, own: Any) -> bool:  # noqa: ANN401  a number or a text
 def _planted(given: Opened) -> str:
     findings, claims = given.findings, given.claims
     demand(all(finding.public for finding in findings), "a finding on real records must not be published")
+    demand(
+        all(canaries.follows(finding, given.plan) for finding in findings),
+        "a finding does not follow from its number of right guesses",
+    )
     demand(not any(_contradicts(claims, f) for f in findings), "an attack on canaries contradicts the claims")
     sentence = _CANARIES if findings else _NO_CANARIES
     demand(given.body.canaries.sentence == sentence, "they are not described as they are")

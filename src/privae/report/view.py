@@ -72,7 +72,7 @@ class Contents:
             self.facts,
             self.kind,
             canaries=[*open_ones, *(one for one in _new(self.audit, open_ones) if one.public is True)],
-            command=self.command,
+            command=[f"{' '.join(line.split()[:3])} -o report.html --public" for line in self.command[:1]],
             versions=self.versions,
         )
 
