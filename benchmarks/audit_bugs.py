@@ -35,6 +35,7 @@ from privae.training.loop import train
 EPSILON, DELTA = 1.0, 1e-6
 CANARIES, RUNS = 1000, 300
 ROWS = 2_000
+WIDTH = 20_000  # numbers whose scale tells a divisor
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,10 @@ def beside_others(loop: Loop) -> Finding:
 
 def scale_of_the_noise(loop: Loop) -> Finding:
     """Twenty records that push nowhere, or twenty-one: what is left is the noise, whose scale tells a divisor."""
-    width = 20_000
-    planned = phase(size=width)
+    planned = phase(size=WIDTH)
 
     def written(present: bool) -> np.ndarray:
-        found = loop.weights(planned, torch.zeros(20 + present, width), 1.0, NoiseSource())
+        found = loop.weights(planned, torch.zeros(20 + present, WIDTH), 1.0, NoiseSource())
         return described(b"", found)
 
     return neighboring_tables(written, RUNS, (EPSILON, DELTA), CONFIDENCE, "weights")

@@ -65,7 +65,22 @@ def test_help_teaches_and_does_not_wait_for_torch() -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    ["demo", "schema", "plan", "fit", "sample", "score", "encode", "inspect", "ledger open", "ledger show"],
+    [
+        "demo",
+        "schema",
+        "plan",
+        "fit",
+        "sample",
+        "score",
+        "encode",
+        "inspect",
+        "ledger open",
+        "ledger show",
+        "audit",
+        "report",
+        "certificate",
+        "verify",
+    ],
 )
 def test_every_verb_shows_an_example_and_takes_quiet_and_json(verb: str, capsys) -> None:
     assert main([*verb.split(), "--help"]) == 0

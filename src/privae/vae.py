@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from privae import files
 from privae.attacks.finding import Finding
-from privae.audit.canaries import follows as follows_from
-from privae.audit.canaries import trial
+from privae.audit.canaries import recount, trial
 from privae.audit.case import Own, case_of
 from privae.audit.coins import Coins
 from privae.audit.suite import Audit, Level
@@ -38,6 +37,7 @@ from privae.recipes.modality import (
     ImageRecipe,
     TableRecipe,
     from_members,
+    identity,
     needs_network,
     to_members,
 )
@@ -214,7 +214,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         plan, (twin, declared) = self.plan_, self._twin()
         named = self.network is not None or not plan.settings.get("own_network")
         recipe = twin._recipe(declared, plan)
-        own = Own(self.fitted_, plan, recipe, self._again if named else None, self.ledger_.head)
+        own = Own(self.fitted_, plan, recipe, self._again if named else None, self.identity)
         recipe.check(data, y, strict=False)
         if isinstance(schema, Schema) and holdout is not None:  # in any form that X and y may have
             x, labels = holdout if isinstance(holdout, tuple) else (holdout, None)
@@ -227,6 +227,11 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """What is promised, counted how, and what is not covered."""
         self._fitted  # noqa: B018  raises before the fit
         return self.guarantee_
+
+    @property
+    def identity(self) -> str:
+        """A name for this very fit, which its coins and its audits bear."""
+        return identity(self._fitted, self.ledger_.head)
 
     @property
     def ledger(self) -> Ledger:
@@ -281,13 +286,12 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise ArtifactError(
                 f"{path}: its guarantee does not follow from its plan and ledger; do not trust it"
             )
-        if not all(follows_from(finding, plan) for finding in findings):
-            raise ArtifactError(
-                f"{path} holds findings that do not follow from its canaries; do not trust it"
-            )
+        recounted = [recount(finding, plan) for finding in findings]
+        if None in recounted:
+            raise ArtifactError(f"{path} holds findings that its canaries do not show; do not trust it")
         recipe = "gradients" if plan.recipe == "gradients" else "auto"
         model = cls(plan.epsilon, plan.delta, plan.rows, recipe, fitted.schema, strict=plan.strict)
-        model.canary_findings_ = findings
+        model.canary_findings_ = [finding for finding in recounted if finding is not None]
         return model._set(fitted, plan, ledger, fixed_noise=FIXED_NOISE in guarantee.not_covered)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from privae.data.schema import Schema
 from privae.errors import UsageError
 from privae.models.likelihoods import Bernoulli, Categorical
 from privae.models.networks import Network
+from privae.privacy import accountant
 from privae.privacy.clipping import Clipping
 from privae.privacy.mechanism import for_gradients
 from privae.privacy.noise import NoiseSource
@@ -36,6 +38,23 @@ TABLE = Schema.loads(
         for name in "abcde"
     )
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def remembered():
+    """The accountant is a function, and its lattice is coarser, so that plans are quick."""
+    real = lru_cache(None)(accountant._evaluated)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accountant, "_FINE", accountant._COARSE / 2)
+        patch.setattr(accountant, "_evaluated", lambda events, *rest: real(tuple(events), *rest))
+        yield
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Matching from one place and not for long, where the closed form finds what there is to find."""
+    for name, value in {"_STARTS": 1, "_ROUNDS": 8, "_PARTS": 2}.items():
+        monkeypatch.setattr(inversion, name, value)
 
 
 def digits(count):
@@ -140,7 +159,7 @@ def test_clipping_alone_hides_nothing_and_a_promise_made_of_it_fails():
     assert not unpromised.failed
 
 
-def test_what_is_found_of_other_records_counts_as_guessed():
+def test_what_is_found_of_other_records_counts_as_guessed(brief):
     # the same two pictures over and over: whoever finds one record has found half of all others
     rows = digits(2).repeat_interleave(12, 0)
     rows = (rows + 1e-3 * torch.arange(24)[:, None] / 24).clamp(0, 1)
@@ -166,7 +185,7 @@ def test_an_empty_block_matches_whatever_was_guessed_there():
     assert inversion._hits(target, rows, torch.tensor([[0.1, 0.8, 0.3, 0.2]])).tolist() == [True, False]
 
 
-def test_a_model_has_a_row_for_gradient_update_and_release(trained):
+def test_a_model_has_a_row_for_gradient_update_and_release(trained, brief):
     frame, model, plan = trained
     found = of_model(model, frame, plan, CONFIDENCE)
     assert [row.attack for row in found] == [attack.name for attack in inversion.ATTACKS]
@@ -181,7 +200,7 @@ def test_a_model_has_a_row_for_gradient_update_and_release(trained):
         assert Finding.from_dict(row.to_dict()) == row
 
 
-def test_images_with_labels_are_attacked_as_they_were_trained(monkeypatch):
+def test_images_with_labels_are_attacked_as_they_were_trained(monkeypatch, brief):
     monkeypatch.setattr(inversion, "BATCHES", 2)
     data = load_digits()
     images, labels = np.round(data.images * 15.9).astype(np.uint8), data.target.astype(str).astype(object)
@@ -195,7 +214,7 @@ def test_images_with_labels_are_attacked_as_they_were_trained(monkeypatch):
     assert release.value == 0.0
 
 
-def test_a_plan_without_noise_gives_records_back_but_promised_nothing(trained):
+def test_a_plan_without_noise_gives_records_back_but_promised_nothing(trained, brief):
     frame, model, _ = trained
     bare = planned(TableRecipe(TABLE, by_gradients=True, training=SMALL), math.inf)
     release = of_model(model, frame, bare, CONFIDENCE)[2]

@@ -46,6 +46,14 @@ def errors(done: Audit) -> float:
     return sum(1 - finding.confidence for finding in done.findings)
 
 
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    """Matching gradients takes most of an audit's time, and has tests of its own."""
+    for name, value in {"BATCHES": 2, "_STARTS": 1, "_ROUNDS": 1, "_PARTS": 1}.items():
+        monkeypatch.setattr(suite.inversion, name, value)
+    monkeypatch.setattr(suite, "_PLAYED", 300)
+
+
 @pytest.fixture(scope="module")
 def fitted(tiny, people, facts):
     frame, coins = people(600), Coins(40, 0.1, KEY)

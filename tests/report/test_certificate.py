@@ -10,7 +10,7 @@ from functools import lru_cache
 import pytest
 
 from privae import files
-from privae.attacks.finding import Attack
+from privae.audit import canaries
 from privae.custody.keys import signing_key
 from privae.errors import ArtifactError, PrivacyRefused, UsageError
 from privae.privacy import accountant
@@ -23,15 +23,6 @@ from privae.report import certificate
 from privae.report.certificate import Facts, dumps, issue, verify
 from privae.training.books import Books, Places
 
-PUBLIC = Attack(
-    "canary loss",
-    "parameters",
-    "epsilon lower bound",
-    {"en": "Canaries", "zh": "虚构记录"},
-    {"en": "epsilon is at least {value}; at most {power} could be shown", "zh": "{value} {power}"},
-    "arXiv:2305.08846",
-    public=True,
-)
 SIGNERS_WORD = (("issued",), ("versions",))  # what only the signer knows
 
 
@@ -53,15 +44,21 @@ def facts_of(schema, epsilon=3.0, recipe="auto", findings=()) -> Facts:
     return Facts(plan, plan.guarantee(), charged(plan), "table", schema.hash, "ab" * 32, tuple(findings))
 
 
-def found(value=0.5, *, attack=PUBLIC, power=2.6, failed=False, **details):
-    return attack.found(value, (value, math.inf), 0.999, power=power, failed=failed, **details)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def remembered():
     """The accountant is a function: what it gave once it gives again. Its lattice is coarser, so that it is quick."""
     real = lru_cache(None)(accountant._evaluated)
+    counts: dict[tuple, object] = {}
+    count = canaries.counted
+
+    def counted(attack, right, number, plan):
+        named = (attack.name, right, number, plan.epsilon, plan.delta)
+        return (
+            counts[named] if named in counts else counts.setdefault(named, count(attack, right, number, plan))
+        )
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(canaries, "counted", counted)
         patch.setattr(accountant, "_FINE", accountant._COARSE / 2)
         patch.setattr(accountant, "_evaluated", lambda events, *rest: real(tuple(events), *rest))
         yield
@@ -79,7 +76,8 @@ def forger(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(facts):
-    return facts_of(facts, findings=[found(guesses=100, curve=[0.0, 0.5, math.inf])])
+    bare = facts_of(facts)
+    return replace(bare, findings=(canaries.counted(canaries.LOSS, 45, 100, bare.plan),))
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +170,7 @@ def test_a_certificate_is_recomputed_by_whoever_reads_it(made, table, key):
     assert made["claims"]["sentence"] == table.guarantee.sentence()
     assert made["plan_hash"] == table.plan.hash
     assert made["ledger_head"] == table.ledger.head
-    assert made["canaries"]["findings"][0]["power"] == 2.6
+    assert made["canaries"]["findings"][0]["power"] == table.findings[0].power > 1.5
     assert len(made["issued"]) == len("2026-01-31")
 
 
@@ -454,7 +452,7 @@ def test_a_model_without_noise_is_certified_as_not_private(facts, key):
 
 
 def test_a_finding_on_real_records_is_never_certified(table, key, forger, made):
-    private = found(attack=replace(PUBLIC, public=False))
+    private = replace(table.findings[0], public=False)
     with pytest.raises(PrivacyRefused, match="data holder only"):
         issue(replace(table, findings=(*table.findings, private)), key)
     forged = copy.deepcopy(made)
@@ -465,7 +463,7 @@ def test_a_finding_on_real_records_is_never_certified(table, key, forger, made):
 
 
 def test_a_model_that_its_canaries_contradict_is_never_certified(table, key, forger, made):
-    for finding in (found(0.5, failed=True), found(3.5)):
+    for finding in (replace(table.findings[0], failed=True), replace(table.findings[0], low=3.5)):
         with pytest.raises(PrivacyRefused, match="contradicts the guarantee"):
             issue(replace(table, findings=(finding,)), key)
     forged = copy.deepcopy(made)

@@ -216,12 +216,15 @@ def excess(
 ) -> tuple[float, bool]:
     """Lower bound of the difference of two shares (hits, trials), and whether they contradict (epsilon, delta).
 
-    Contradiction: the members' share is surely above e^epsilon times the others' plus delta. Two exact intervals,
-    one side of each, at `confidence` together.
+    Contradiction: the members' share is surely above e^epsilon times the others' plus delta, by two exact intervals,
+    one side of each, at `confidence` together; where no difference is allowed at all, by Fisher's exact test.
     """
     inside, outside = (share(*runs, confidence) for runs in (members, others))
-    allowed = math.exp(min(epsilon, 700.0)) * outside.high + delta
-    return inside.low - outside.high, inside.low > allowed
+    above = inside.low - outside.high
+    if epsilon == 0 and delta == 0:
+        hits, trials = members[0] + others[0], members[1] + others[1]
+        return above, bool(stats.hypergeom.sf(members[0] - 1, trials, hits, members[1]) < 1 - confidence)
+    return above, inside.low > math.exp(min(epsilon, 700.0)) * outside.high + delta
 
 
 def balanced(members: int, others: int, rng: np.random.Generator) -> tuple[Places, Places]:

@@ -137,7 +137,7 @@ def sure(confidence: float) -> str:
     return f"{floored.normalize():f} %"
 
 
-_DOWN, _UP = {"low", "bound"}, {"high", "epsilon", "power"}
+_DOWN, _UP = {"low", "bound", "power"}, {"high", "epsilon"}
 """Numbers of a sentence that are rounded to the side that claims less."""
 
 

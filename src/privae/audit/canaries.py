@@ -9,7 +9,7 @@ has proved a lower bound of epsilon (Steinke et al. 2023, arXiv:2305.08846). Thr
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -226,15 +226,26 @@ def counted(attack: Attack, right: int, canaries: int, plan: Plan) -> Finding:
     return attack.found(bound, (bound, np.inf), confidence, power=power, failed=failed, **details)
 
 
-def follows(finding: Finding, plan: Plan) -> bool:
-    """Whether a finding is one that may be published, and says what its right guesses show, neither more nor less."""
+def most(canaries: int, delta: float) -> float:
+    """The largest epsilon that so many canaries can show."""
+    confidence = corrected(FINDINGS, 1 - SHARE * (1 - CONFIDENCE))
+    return one_run_power(guesses_about(canaries), canaries, delta, confidence)
+
+
+def recount(finding: Finding, plan: Plan) -> Finding | None:
+    """The same finding, counted anew from its right guesses; None if it may not be published, or shows other figures.
+
+    Its words are those of this version, whoever wrote it.
+    """
     attack = next((a for a in (RELEASE, CATEGORIES, LOSS) if a.name == finding.attack), None)
     right, count = finding.details.get("right"), finding.details.get("canaries")
     if attack is None or type(right) is not int or type(count) is not int or not 0 < count <= _MANY:
-        return False
+        return None
     if not 0 <= right <= guesses_about(count):
-        return False
-    return counted(attack, right, count, plan).to_dict() == finding.to_dict()
+        return None
+    anew = counted(attack, right, count, plan)
+    said = replace(finding, title=anew.title, meaning=anew.meaning, source=anew.source)
+    return anew if said.to_dict() == anew.to_dict() else None
 
 
 def _reading(canaries: Canaries, fit: _Fit) -> Floats | None:

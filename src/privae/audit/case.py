@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from privae.attacks.finding import Finding
 from privae.attacks.world import Records, Vocabulary, World, pixels
-from privae.audit.coins import Coins, canaries_for
+from privae.audit.coins import Coins, canaries_for, contents
 from privae.audit.game import Tape
 from privae.data.schema import Schema
-from privae.errors import UsageError
+from privae.errors import DataError, UsageError
 from privae.plan import Plan
 from privae.privacy.noise import NoiseSource
 from privae.recipes.modality import Fitted, FittedTable, ImageRecipe, TableRecipe, to_members
@@ -35,14 +35,14 @@ _REHEARSED = 5_000  # generated records of a rehearsal, where no number of recor
 class Own:
     """A model of ours: fitted, its plan and recipe, how to fit the same again (None where that cannot be done).
 
-    head: of its ledger, which names the fit.
+    fit: its name.
     """
 
     fitted: Fitted = field(repr=False)
     plan: Plan
     recipe: TableRecipe | ImageRecipe = field(repr=False)
     again: Again | None = field(repr=False)
-    head: str = ""
+    fit: str = ""
 
     def written(self, tape: Tape, data: tuple[Any, Any]) -> dict[str, bytes]:
         """The parts of the model file that this plan writes of other data, as a tape plays."""
@@ -74,6 +74,8 @@ def case_of(own: Own, data: tuple[Any, Any], holdout: Any, coins: Coins | None, 
     Errors: UsageError for a hold-out of another form than the data.
     """
     members, labels = data
+    if not len(members):
+        raise DataError("the data hold no records; give those that the model was fitted to")
     origin: Origin | None = None if holdout is None else "given"
     held, held_labels = holdout if isinstance(holdout, tuple) else (holdout, None)
     _check_alike(data, (held, held_labels))
@@ -84,7 +86,9 @@ def case_of(own: Own, data: tuple[Any, Any], holdout: Any, coins: Coins | None, 
             origin, held = "split", _at(members, ~present)
             held_labels = None if given is None else given[~present]
         members, labels = _at(members, present), None if given is None else given[present]
-    count = min(max(len(members), 1), _MOST_SAMPLES)
+    if origin == "given":
+        _check_unseen(members, held)
+    count = min(len(members), _MOST_SAMPLES)
     promise = own.plan.guarantee()
     refit = None if own.again is None else partial(_refit, own.again)
     more: dict[str, Any] = {"epsilon": promise.epsilon, "delta": promise.delta, "seed": seed, "refit": refit}
@@ -121,6 +125,16 @@ def _check_alike(data: tuple[Any, Any], held: tuple[Any, Any]) -> None:
         )
 
 
+def _check_unseen(members: Any, held: Any) -> None:  # noqa: ANN401
+    """Refuse a hold-out of records that were used, where equal records are not the rule anyway."""
+    inside, outside = contents(members), contents(held)
+    repeated = 1 - len(np.unique(inside)) / len(inside)
+    if len(outside) and np.isin(outside, inside).mean() > 0.5 and repeated < 0.25:
+        raise UsageError(
+            "the hold-out holds the records of the data again; give records that the fit never saw"
+        )
+
+
 def case_of_samples(
     schema: Schema,
     tables: tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame],
@@ -128,6 +142,10 @@ def case_of_samples(
 ) -> Case:
     """The case of another tool's synthetic table: (members, hold-out or None, synthetic), and what the tool claims."""
     members, holdout, synthetic = tables
+    if not len(members) or not len(synthetic):
+        raise DataError("there must be records in the data and in the synthetic table")
+    if holdout is not None:
+        _check_unseen(members, holdout)
     world = of_table(schema, members, holdout, synthetic, epsilon=claim[0], delta=claim[1])
     return Case(world, origin=None if holdout is None else "given")
 

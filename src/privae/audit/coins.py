@@ -33,7 +33,7 @@ class Coins:
     """A secret key, and what is decided by it: one coin a record, by its content, and one a canary.
 
     canaries: how many are made up, about half of which are planted. kept_out: the chance that a record is kept out.
-    head: of the ledger of the model that they decided about, once it is fitted; "" before.
+    fit: names the model that they decided about, once it is fitted; "" before.
     Guarantee: the coin of a record depends on this record alone, and on how many equal ones there are. So for every
         key neighbors differ, after the coins fell, in one record or in none: keeping records out leaves the promise
         of the fit as it is, also to somebody who knows the key.
@@ -43,7 +43,7 @@ class Coins:
     canaries: int = 0
     kept_out: float = 0.0
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
-    head: str = ""
+    fit: str = ""
 
     def __post_init__(self) -> None:
         if self.canaries < 0 or not 0 <= self.kept_out <= 0.5 or len(self.key) != 32:
@@ -55,7 +55,7 @@ class Coins:
         """Whether each record of a table, or of images [n, h, w], takes part in the fit, [n]."""
         if not self.kept_out:
             return np.ones(len(data), np.bool_)
-        found = _contents(data)
+        found = contents(data)
         words = keyed_words(self._key("records"), np.stack([found, _occurrences(found)], 1))
         return words >= np.uint64(int(self.kept_out * 2.0**64))
 
@@ -74,7 +74,7 @@ class Coins:
             "canaries": self.canaries,
             "kept_out": self.kept_out,
             "key": self.key.hex(),
-            "head": self.head,
+            "fit": self.fit,
             "note": "for the data holder only: it tells which records and canaries took part in the fit",
         }
         files.write_secretly(path, json.dumps(fields, indent=1).encode())
@@ -87,7 +87,7 @@ class Coins:
             if fields["format"] != _FORMAT:
                 raise ValueError
             numbers = int(fields["canaries"]), float(fields["kept_out"])
-            return cls(*numbers, bytes.fromhex(fields["key"]), str(fields["head"]))
+            return cls(*numbers, bytes.fromhex(fields["key"]), str(fields["fit"]))
         except OSError:
             raise UsageError(f"{path} cannot be read; it is written by: fit --audit standard") from None
         except (ValueError, KeyError, TypeError):
@@ -106,7 +106,7 @@ def canaries_for(rows: int | None) -> int:
     return _UNDECLARED if rows is None else min(max(rows // _ROWS_EACH, _LEAST), _MOST)
 
 
-def _contents(data: Any) -> Words:  # noqa: ANN401
+def contents(data: Any) -> Words:  # noqa: ANN401
     """A word for the content of each record, [n]: equal for equal texts, whatever the types of their columns."""
     total = np.zeros(len(data), np.uint64)
     for part in _parts(data):

@@ -55,9 +55,12 @@ class Entry:
     weight: float = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audit:
-    """Findings of one audit, which hold together at `confidence`; and the attacks that did not run, and why."""
+    """Findings of one audit, which hold together at `confidence`; and the attacks that did not run, and why.
+
+    generated: records that were drawn for it. model: the fingerprint of what was audited, if it is a model of ours.
+    """
 
     level: Level
     findings: tuple[Finding, ...]
@@ -67,7 +70,11 @@ class Audit:
     epsilon: float | None = None
     generated: int = 0
     plan_hash: str | None = None
-    ledger_head: str | None = None
+    fit: str | None = None
+
+    def __repr__(self) -> str:
+        # privacy: findings on real records, and the verdict, are not for logs
+        return f"Audit(level={self.level!r}, findings={len(self.findings)})"
 
     @property
     def passed(self) -> bool:
@@ -85,7 +92,7 @@ class Audit:
             "holdout": self.holdout,
             "generated": self.generated,
             "plan_hash": self.plan_hash,
-            "ledger_head": self.ledger_head,
+            "fit": self.fit,
             "epsilon": "inf" if self.epsilon == float("inf") else self.epsilon,
             "created": datetime.now(UTC).date().isoformat(),
             "findings": [finding.to_dict() for finding in self.findings],
@@ -126,18 +133,19 @@ def audit(case: Case, level: Level = "quick", known: Sequence[Finding] = (), wat
         time.monotonic() - start,
         case.world.epsilon,
         len(case.world.synthetic_records),
-        *((case.own.plan.hash, case.own.head) if case.own else ()),
+        *((case.own.plan.hash, case.own.fit) if case.own else ()),
     )
 
 
 _NEEDS: dict[str, tuple[Callable[[Case], bool], dict[Language, str]]] = {
     "holdout": (
         lambda case: (
-            case.world.holdout_records is not None and len(case.world.holdout_records) >= membership.FEWEST
+            case.world.holdout_records is not None
+            and min(map(len, (case.world.holdout_records, case.world.member_records))) >= membership.FEWEST
         ),
         {
-            "en": "needs records that were kept out of the fit: --holdout FILE, or fit with --audit standard",
-            "zh": "需要未参与训练的记录：使用 --holdout FILE，或以 --audit standard 训练",
+            "en": f"needs {membership.FEWEST} records or more that were kept out of the fit: --holdout FILE",
+            "zh": f"需要至少 {membership.FEWEST} 条未参与训练的记录：使用 --holdout FILE",
         },
     ),
     "model": (

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privae import files
+from privae.audit import canaries
 from privae.audit.case import case_of_samples
 from privae.audit.coins import KEPT_OUT, Coins, canaries_for
 from privae.audit.suite import FORMAT, PUBLIC, Audit, Level
@@ -53,7 +54,10 @@ def of_model(model: VAE, paths: tuple[Path, Path, Path | None], level: Level, wa
     request.check_kind(model, data, "reads")
     watch.phase(f"reading {data.name}", 1)
     x, y = request.read(data)
-    held = request.read_alike(holdout, data)
+    schema = model.fitted_.schema
+    if isinstance(schema, Schema):
+        schema.ordered([str(name) for name in x.columns], data.name)
+    held = request.read_alike(holdout, data, schema)
     return model.audit(x, y, holdout=held, level=level, coins=coins_beside(file, model), watch=watch)
 
 
@@ -98,6 +102,20 @@ def coins_for(rows: int | None, model: Path, *, planting: bool, split: bool, res
     return coins
 
 
+def coins_text(coins: Coins, delta: float) -> str:
+    """What canaries and coins cost a fit, and what they can show at most."""
+    most = canaries.most(coins.canaries, delta)
+    kept = (
+        f"; about {coins.kept_out:.0%} of the records are kept out of the fit by secret coins"
+        if coins.kept_out
+        else ""
+    )
+    return (
+        f"{coins.canaries} made-up records are drawn, half of which are planted: at this delta they can show epsilon "
+        f"{most:.2g} at most{kept}"
+    )
+
+
 def after_fit(
     model: VAE,
     target: Path,
@@ -134,7 +152,7 @@ def _settle(model: VAE, target: Path, coins: Coins | None) -> None:
     if coins is None:
         _coins_of(target).unlink(missing_ok=True)
         return
-    replace(coins, head=model.ledger.head).save(_coins_of(target))
+    replace(coins, fit=model.identity).save(_coins_of(target))
     _pending(target).unlink(missing_ok=True)
 
 
@@ -148,7 +166,7 @@ def coins_beside(path: Path, model: VAE) -> Coins | None:
     if not _coins_of(path).exists():
         return None
     coins = Coins.load(_coins_of(path))
-    if coins.head != model.ledger.head:
+    if coins.fit != model.identity:
         raise ArtifactError(
             f"{_coins_of(path)} is of another fit than {path.name}; remove it, or restore its own"
         )
@@ -198,7 +216,7 @@ def findings(path: Path, model: VAE) -> dict[str, Any]:
     """Findings of an earlier audit of this model. Errors: ArtifactError for another file, or another model's."""
     try:
         read: dict[str, Any] = json.loads(path.read_bytes())
-        known = read["format"] == FORMAT and read["ledger_head"] == model.ledger.head
+        known = read["format"] == FORMAT and read["fit"] == model.identity
         known = known and {one["attack"] for one in read["findings"] if one["public"]} <= PUBLIC
     except OSError:
         raise UsageError(f"{path} cannot be read; write it with: privae audit ... -o {path.name}") from None

@@ -55,7 +55,7 @@ def audit(  # noqa: PLR0913  one parameter an option
         if model is not None:
             done = auditing.of_model(request.load(model), (model, data, holdout), level.value, watch)
         else:
-            claim = (epsilon, request.delta_of(delta) if epsilon is not None else 0.0)
+            claim = request.claim_of(epsilon, delta)
             done = auditing.of_samples((data, holdout, synthetic, schema), claim, level.value, watch)
         if output is not None:
             auditing.write(done, output)

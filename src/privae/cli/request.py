@@ -242,6 +242,21 @@ def delta_of(given: float | None) -> float:
     return DEFAULT_DELTA if given is None else given
 
 
+def claim_of(epsilon: float | None, delta: float | None) -> tuple[float | None, float]:
+    """What another tool claims, or (None, 0.0). Errors: UsageError for what cannot be meant."""
+    if epsilon is None:
+        if delta is not None:
+            raise UsageError("--delta is part of a claim: give its --epsilon, too")
+        return None, 0.0
+    if not epsilon > 0:
+        raise UsageError(
+            "the epsilon that a tool claims must be greater than 0; leave it out if it claims none"
+        )
+    if not 0 <= delta_of(delta) < 1:
+        raise UsageError("the delta that a tool claims must lie between 0 and 1")
+    return epsilon, delta_of(delta)
+
+
 def target_of(output: Path | None, source: Path, others: Sequence[Path | None]) -> Path:
     """Where a fit writes its model: the output named, or beside the data. Errors: those of `check_outputs`."""
     target = output or _default_model(source)

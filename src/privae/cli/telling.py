@@ -169,9 +169,10 @@ def audit_text(audit: Audit) -> str:
 def audit_line(audit: Audit, written: Path) -> str:
     """The audit that ended a fit, in a line, and what failed in words."""
     missing = sum("--holdout" in skipped.reason["en"] for skipped in audit.skipped)
+    nothing = " (nothing is promised, so no lower bound can fail)" if audit.epsilon == math.inf else ""
     lacks = f", {missing} attacks need records that were kept out (--holdout FILE)" if missing else ""
     line = (
-        f"audit ({audit.level}): {'passed' if audit.passed else 'FAILED'}: {len(audit.findings)} findings{lacks}; "
-        f"for the data holder only: {written}"
+        f"audit ({audit.level}): {'passed' if audit.passed else 'FAILED'}{nothing}: {len(audit.findings)} findings"
+        f"{lacks}; for the data holder only: {written}"
     )
     return "\n".join([line, *(f"FAILED: {f.meaning['en']}" for f in audit.findings if f.failed)])

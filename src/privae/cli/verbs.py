@@ -13,6 +13,7 @@ from privae.errors import UsageError
 if TYPE_CHECKING:
     from privae.audit.coins import Coins
     from privae.audit.suite import Audit, Level
+    from privae.plan import Plan
     from privae.training.watch import Watch
     from privae.vae import VAE
 
@@ -155,7 +156,7 @@ def fit(  # noqa: PLR0913  one parameter an option
             watch.phase(f"reading {data.name}", 1)
             (x, y), held = request.read(data), request.read_alike(holdout, data, facts)
             _say_delta(out, delta if plan is None else agreed.delta)
-            coins = _coins(audit, agreed.rows, target, split=holdout is None, resume=resume)
+            coins = _coins(out, audit, agreed, target, (holdout is None, resume))
             with request.resumable(kept, out.note):
                 places: dict[str, Any] = {"ledger": ledger, "checkpoint": kept, "resume": resume}
                 model.fit(x, y, schema=facts, plan=agreed, watch=watch, device=device, coins=coins, **places)
@@ -305,13 +306,16 @@ def show_ledger(path: given.LedgerFile, quiet: given.Quiet = False, as_json: giv
 
 
 def _coins(
-    audit: given.AuditKind, rows: int | None, target: Path, *, split: bool, resume: bool
+    out: Terminal, audit: given.AuditKind, plan: "Plan", target: Path, how: tuple[bool, bool]
 ) -> "Coins | None":
-    """The coins of a fit whose audit plants canaries."""
+    """The coins of a fit whose audit plants canaries. how: whether they split a hold-out off, and resume a fit."""
     from privae.cli import auditing
 
-    planting = audit is given.AuditKind.STANDARD
-    return auditing.coins_for(rows, target, planting=planting, split=split, resume=resume)
+    planting, (split, resume) = audit is given.AuditKind.STANDARD, how
+    coins = auditing.coins_for(plan.rows, target, planting=planting, split=split, resume=resume)
+    if coins is not None:
+        out.note(auditing.coins_text(coins, plan.delta))
+    return coins
 
 
 def _audited(

@@ -1,6 +1,7 @@
 """From a person's data to a recipe and back: what a table and a set of images each bring to the front door."""
 
 import copy
+import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -296,6 +297,23 @@ def to_members(fitted: Fitted) -> tuple[dict[str, bytes], dict[str, torch.Tensor
     config = {"kind": fitted.kind, "model": type(fitted.model).__name__, "config": fitted.model.config()}
     members = {"schema": schema.encode(), "model.json": json.dumps(config).encode()}
     return members, fitted.model.state()
+
+
+def identity(fitted: Fitted, ledger_head: str) -> str:
+    """A name for one fit, of its ledger and its numbers: fits of the same plan on one day have the same ledger."""
+    hashed = hashlib.sha256(ledger_head.encode())
+    for name, tensor in sorted(fitted.model.state().items()):
+        hashed.update(name.encode())
+        hashed.update(tensor.contiguous().numpy().tobytes())
+    return hashed.hexdigest()
+
+
+def fingerprint(fitted: Fitted) -> str:
+    """SHA-256 of everything learned: names one fit, for no two draw the same noise."""
+    hashed = hashlib.sha256()
+    for name, tensor in sorted(fitted.model.state().items()):
+        hashed.update(name.encode() + b"\0" + tensor.detach().contiguous().numpy().tobytes())
+    return hashed.hexdigest()
 
 
 def needs_network(members: dict[str, bytes]) -> bool:

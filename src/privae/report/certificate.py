@@ -323,7 +323,7 @@ def _planted(given: Opened) -> str:
     findings, claims = given.findings, given.claims
     demand(all(finding.public for finding in findings), "a finding on real records must not be published")
     demand(
-        all(canaries.follows(finding, given.plan) for finding in findings),
+        all(canaries.recount(finding, given.plan) for finding in findings),
         "a finding does not follow from its number of right guesses",
     )
     demand(not any(_contradicts(claims, f) for f in findings), "an attack on canaries contradicts the claims")
@@ -385,6 +385,6 @@ def _unchecked(given: Opened, facts: Facts | None, pin: str | None) -> tuple[str
         "that bounds and categories of the schema were declared, and not read from the data",
         "that the declared number of rows is public",
         "that nothing else was released of these data: no other fit, under no other ledger",
-        "the date and the versions: they are the signer's word",
+        "the date, the versions, and the words (not the figures) of findings: they are the signer's",
         *(("that canaries were planted and read as stated",) if given.findings else ()),
     )

@@ -88,17 +88,17 @@ def grid(images: Images) -> bytes:
     return _png(_mosaic(x, y))
 
 
-def pairs(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> bytes:
-    """A PNG of images [n, h, w] beside others [n, h, w], one pair below the other.
+def pairs(above: NDArray[np.uint8], below: NDArray[np.uint8]) -> bytes:
+    """A PNG of images [n, h, w] in a row, each above another one of [n, h, w].
 
     Errors: UsageError for no image, or for other numbers of them.
     """
-    if not len(left) or left.shape != right.shape:
+    if not len(above) or above.shape != below.shape:
         raise UsageError("there are no pairs of images to draw")
-    gap = max(1, round(_GAP * max(left.shape[1:])))
-    together = np.concatenate([left, np.zeros((*left.shape[:2], gap), np.uint8), right], 2)
-    spaced = np.pad(together, ((0, 0), (0, gap), (0, 0)))
-    return _png(spaced.reshape(-1, together.shape[2])[:-gap])
+    gap = max(1, round(_GAP * max(above.shape[1:])))
+    stacked = np.concatenate([above, np.zeros((len(above), gap, above.shape[2]), np.uint8), below], 1)
+    spaced = np.pad(stacked, ((0, 0), (0, 0), (0, gap)))
+    return _png(np.concatenate(list(spaced), 1)[:, :-gap])
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:

@@ -249,7 +249,7 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "real": ("real", "真实"),
     "synthetic": ("synthetic", "合成"),
-    "nearest": ("synthetic beside the nearest real", "合成图像与最近的真实图像"),
+    "nearest": ("synthetic above the nearest real", "合成图像（上）与最近的真实图像（下）"),
     "figures": ("In figures", "数值"),
     "marginals": ("Columns one by one", "逐列分布"),
     "distance": ("distance {tv}", "距离 {tv}"),
