@@ -252,3 +252,19 @@ def test_the_version_is_that_of_the_installed_package(monkeypatch, installed):
 
     monkeypatch.setattr(files, "version", version)
     assert files.code_version() == ("9.9" if installed else "source")
+
+
+def test_a_secret_file_is_its_owners_alone_and_the_mask_comes_back(tmp_path):
+    path = tmp_path / "secret"
+    path.write_bytes(b"old")
+    path.chmod(0o644)
+    before = os.umask(0o022)
+    try:
+        files.write_secretly(path, b"new")
+        assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o600)
+        with pytest.raises(UsageError):
+            files.write_secretly(tmp_path / "no" / "secret", b"new")
+        files.write_atomically(tmp_path / "open", lambda file: file.write(b"x"))
+        assert (tmp_path / "open").stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)

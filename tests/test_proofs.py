@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from privae import files
-from privae.cli import main
+from privae.cli import checks, main
 from privae.custody import keys
 from privae.vae import VAE
 

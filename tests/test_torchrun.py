@@ -56,7 +56,10 @@ def jobs(tmp_path_factory, facts, people):
 def test_two_processes_fit_one_model_and_charge_once(jobs):
     done, ledger = jobs.first
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in jobs.folder.glob("first*")) == ["first.privae"]
+    assert sorted(path.name for path in jobs.folder.glob("first*")) == [
+        "first.privae",
+        "first.privae.audit.json",
+    ]
     model = VAE.load(jobs.folder / "first.privae")
     assert sum(event.steps for event in model.ledger.events) == STEPS
     assert [entry.phase for entry in ledger.entries] == ["open", "gradients"]

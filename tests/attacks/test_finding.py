@@ -35,11 +35,11 @@ def test_a_sentence_has_its_figures_rounded_and_counts_whole():
 
 
 def test_figures_are_rounded_to_the_side_that_claims_less():
-    """A lower bound down, what could have been shown and what is accounted up; 1.1 stays what it is."""
+    """What was and could have been shown down, what is accounted up; 1.1 stays what it is."""
     words = {"en": "{value} {low} {high} {power} {epsilon} {other} {confidence}", "zh": ""}
     bound = replace(ATTACK, meaning=words)
     found = bound.found(1.239, (0.5559, 2.001), 0.99999939, power=2.111, epsilon=1.1, other=1.239)
-    assert found.meaning["en"] == "1.23 0.555 2.01 2.12 1.1 1.24 99.999939 %"
+    assert found.meaning["en"] == "1.23 0.555 2.01 2.11 1.1 1.24 99.999939 %"
     share = replace(bound, measure="share").found(1.239, (0.3, 0.3), 0.9999, epsilon=3.3, other=math.nan)
     assert share.meaning["en"] == "1.24 0.3 0.3 None 3.3 nan 99.99 %"
 

@@ -69,7 +69,8 @@ def anything(epsilon=None, delta=0.0):
 
 def test_a_risk_is_the_excess_over_the_control_between_exact_bounds():
     found = risk(INFERENCE, Tries((90, 100), (50, 100), (30, 100)), anything(), 0.99)
-    own, control = share(90, 100, 0.995), share(50, 100, 0.995)
+    level = 1 - 0.01 / 3
+    own, control = share(90, 100, level), share(50, 100, level)
     assert found.value == pytest.approx((0.9 - 0.5) / (1 - 0.5))
     assert found.low == pytest.approx((own.low - control.high) / (1 - control.high))
     assert found.high == pytest.approx((own.high - control.low) / (1 - control.low))

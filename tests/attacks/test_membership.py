@@ -38,7 +38,7 @@ def world(members, holdout, synthetic, **more):
     """A world of numeric records; raw data are the same numbers."""
     members, holdout, synthetic = (numeric(each) for each in (members, holdout, synthetic))
     frames = [pd.DataFrame(each.values) for each in (members, synthetic, holdout)]
-    return World(frames[0], frames[1], members, synthetic, frames[2], holdout, **more)
+    return World(frames[0], frames[1], members, synthetic, frames[2], holdout, **{"kept_out": 1 / 3} | more)
 
 
 class Memory:
@@ -73,7 +73,7 @@ def remembered(bonus, count=(600, 300), noises=3, seed=0, **more):
 
 def test_a_tiny_case_by_hand():
     """Of four pairs three are right; above every other score lies one of two members."""
-    found = from_scores(LOSS, np.array([0.9, 0.4]), np.array([0.5, 0.1]), (1.0, 0.0), CONFIDENCE, rng())
+    found = from_scores(LOSS, np.array([0.9, 0.4]), np.array([0.5, 0.1]), (1.0, 0.0, 0.5), CONFIDENCE, rng())
     assert (found.value, found.low, found.high) == (0.75, 0.0, 1.0)
     assert [(each["fpr"], each["value"]) for each in found.details["tpr"]] == [(0.001, 0.5), (0.01, 0.5)]
     assert (found.details["members"], found.details["others"], found.details["bound"]) == (2, 2, 0.0)
@@ -84,7 +84,7 @@ def test_a_scorer_that_remembers_fails_a_small_claim_and_not_a_large_one():
     """Scores of members lie 4 standard deviations higher: nearly every guess is right."""
     members, others = rng(0).normal(size=500) + 4, rng(1).normal(size=400)
     found = {
-        epsilon: from_scores(LOSS, members, others, (epsilon, 1e-6), CONFIDENCE, rng())
+        epsilon: from_scores(LOSS, members, others, (epsilon, 1e-6, 0.45), CONFIDENCE, rng())
         for epsilon in (0.5, 8.0, None)
     }
     assert found[0.5].value > 0.99
@@ -100,7 +100,7 @@ def test_independent_scores_are_a_coin_flip_and_never_fail():
         draw = rng(seed)
         scores = draw.normal(size=400), draw.normal(size=200)
         for epsilon in (0.1, None):
-            found = from_scores(LOSS, *scores, (epsilon, 1e-6), CONFIDENCE, draw)
+            found = from_scores(LOSS, *scores, (epsilon, 1e-6, 1 / 3), CONFIDENCE, draw)
             assert found.low <= 0.5 <= found.high
             assert not found.failed
             assert found.details["bound"] <= 0.1
@@ -109,27 +109,41 @@ def test_independent_scores_are_a_coin_flip_and_never_fail():
 @pytest.mark.parametrize("value", [0.0, -np.inf, np.nan])
 def test_equal_scores_prove_nothing(value):
     """1,000 guesses among ties are right by a coin: off by 5 standard deviations in one of a million; seed fixed."""
-    found = from_scores(LOSS, np.full(500, value), np.full(500, value), (0.0, 0.0), CONFIDENCE, rng())
+    found = from_scores(LOSS, np.full(500, value), np.full(500, value), (0.0, 0.0, 0.5), CONFIDENCE, rng())
     assert found.value == 0.5
     assert not found.failed
     assert abs(found.details["right"] - found.details["guesses"] / 2) < 80
 
 
 def test_a_score_that_is_no_number_is_the_lowest():
-    found = from_scores(LOSS, np.array([np.nan, 2.0]), np.array([1.0, 0.0]), (1.0, 0.0), CONFIDENCE, rng())
+    found = from_scores(
+        LOSS, np.array([np.nan, 2.0]), np.array([1.0, 0.0]), (1.0, 0.0, 0.5), CONFIDENCE, rng()
+    )
     assert found.value == 0.5
 
 
 def test_four_statements_share_the_error_of_a_finding():
     """A quarter of it is the interval's, an eighth that of each TPR, and a half the bound's."""
     scores = rng(0).normal(size=100), rng(1).normal(size=100)
-    found = from_scores(LOSS, *scores, (1.0, 0.0), 0.992, rng())
+    found = from_scores(LOSS, *scores, (1.0, 0.0, 0.5), 0.992, rng())
     alone = bounds.auc_interval(*scores, 0.998)
     assert (found.low, found.high) == pytest.approx((alone.low, alone.high))
     for each in found.details["tpr"]:
         assert each["high"] == pytest.approx(bounds.tpr_at_fpr(*scores, each["fpr"], 0.999).high)
     power = bounds.scores_bound(rng().random(200), np.arange(200) < 100, 0.0, 0.996)[1]
     assert found.power == pytest.approx(power, abs=1e-5)
+
+
+def test_a_holdout_that_no_coin_decided_bounds_no_epsilon_and_fails_no_claim():
+    """Members score 4 standard deviations higher: so they may, in another year or ward."""
+    scores = rng(0).normal(size=500) + 4, rng(1).normal(size=400)
+    found = from_scores(LOSS, *scores, (0.5, 1e-6, 0.0), CONFIDENCE, rng())
+    assert found.value > 0.99
+    assert not found.failed
+    assert found.power is None
+    assert "bound" not in found.details
+    assert "bounds no epsilon" in found.meaning["en"]
+    assert from_scores(LOSS, *scores, (None, 0.0, 0.0), CONFIDENCE, rng()).failed
 
 
 # points and distances

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -359,3 +360,12 @@ def test_what_is_no_public_finding_is_not_loaded(people, facts, tmp_path):
     with pytest.raises(ArtifactError, match="findings that"):
         VAE.load(path)
     assert isinstance(replace(vae.canary_findings_[0], public=True), Finding)
+
+
+def test_a_copy_of_a_model_holds_no_finding_on_real_records(people, facts):
+    vae = VAE(math.inf).fit(people(100), schema=facts, coins=Coins(20, 0.0, KEY))
+    assert [f.public for f in vae.canary_findings_] == [False, True, True]
+    again = pickle.loads(pickle.dumps(vae))
+    assert again.canary_findings_ == vae.canary_findings_[1:]
+    assert again.identity == vae.identity
+    assert "canary_findings_" not in pickle.loads(pickle.dumps(VAE(1.0))).__dict__

@@ -22,7 +22,7 @@ from privae.audit.coins import Coins
 from privae.audit.game import Tape
 from privae.data.column import Column
 from privae.data.schema import Schema
-from privae.errors import UsageError
+from privae.errors import DataError, UsageError
 
 pytestmark = pytest.mark.usefixtures("tiny")
 KEY = bytes(range(32))
@@ -115,13 +115,14 @@ def test_a_holdout_of_another_form_than_the_data_is_refused(images, table, pictu
 
 
 def test_images_without_labels_take_a_plain_holdout(tiny, pictures, own_of):
-    x, y = pictures(200)
+    x, _ = pictures(200)
     own = own_of(VAE(math.inf, fidelity=False).fit(x))
-    case = case_of(own, (x, None), x[:30], None, 0)
+    more, names = pictures(30, 1)
+    case = case_of(own, (x, None), more, None, 0)
     assert case.world.members is x
     assert len(case.world.holdout_records) == 30
     with pytest.raises(UsageError, match="labels"):
-        case_of(own, (x, None), (x[:30], texts(y[:30])), None, 0)
+        case_of(own, (x, None), (more, texts(names)), None, 0)
 
 
 def test_what_is_claimed_is_what_the_plan_guarantees(tiny, people, facts, own_of):
@@ -161,6 +162,36 @@ def test_an_audit_needs_the_labels_that_the_fit_was_given(images):
             vae.audit(x, labels)
 
 
+def test_a_holdout_of_records_that_were_used_is_refused(table, images, people, facts):
+    frame, own = table
+    for held in (frame, frame[100:], pd.concat([frame[:60], people(40, 1)])):
+        with pytest.raises(UsageError, match="never saw"):
+            case_of(own, (frame, None), held, None, 0)
+        with pytest.raises(UsageError, match="never saw"):
+            case_of_samples(facts, (frame, held, people(40, 2)), (None, 0.0))
+    x, y, pictured = images
+    with pytest.raises(UsageError, match="never saw"):
+        case_of(pictured, (x, y), (x[:50], y[:50]), None, 0)
+    case_of(own, (frame, None), pd.concat([frame[:40], people(60, 1)]), None, 0)  # some are equal by chance
+
+
+def test_where_equal_records_are_the_rule_a_holdout_may_repeat_them():
+    """Two questions with two answers each: everybody is like somebody else."""
+    schema = Schema(columns=tuple(Column(name=c, kind="boolean") for c in "ab"))
+    rng = np.random.default_rng(0)
+    frames = [pd.DataFrame(rng.random((50, 2)) < 0.5, columns=list("ab")) for _ in range(3)]
+    assert case_of_samples(schema, tuple(frames), (1.0, 0.0)).origin == "given"
+
+
+def test_data_of_nobody_are_no_case(table, images, people, facts):
+    for own, data in ((table[1], (people(0), None)), (images[2], (images[0][:0], images[1][:0]))):
+        with pytest.raises(DataError, match="no records"):
+            case_of(own, data, None, None, 0)
+    for tables in ((people(0), None, people(5)), (people(5), None, people(0))):
+        with pytest.raises(DataError, match="records"):
+            case_of_samples(facts, tables, (None, 0.0))
+
+
 # --- fits of the same plan --------------------------------------------------------------------------------
 
 
@@ -172,9 +203,10 @@ def test_a_refit_is_of_the_same_plan_and_knows_other_records(table, people):
     assert again.score(frame).shape == (300,)
 
 
-def test_a_refit_of_images_takes_records_with_their_labels(images):
+def test_a_refit_of_images_takes_records_with_their_labels(images, pictures):
     x, y, own = images
-    case = case_of(own, (x, y), (x[:40], y[:40]), None, 0)
+    more, names = pictures(40, 1)
+    case = case_of(own, (x, y), (more, texts(names)), None, 0)
     again = case.world.refit(np.concatenate([case.world.members[:200], case.world.holdout]))
     assert isinstance(again, Unlabelled)
     scores = again.score(case.world.members)
@@ -244,10 +276,10 @@ def test_what_is_written_is_the_model_file_but_for_its_books(table, images, peop
     assert "model.json" in pictured.written(Tape(), (x, y))
 
 
-def test_an_own_model_or_case_shows_no_record(table):
+def test_an_own_model_or_case_shows_no_record(table, people):
     frame, own = table
     frame = frame.assign(job="astronaut")
-    case = case_of(own, (frame, None), frame[:20], None, 0)
+    case = case_of(own, (frame, None), people(20, 1), None, 0)
     assert "astronaut" not in repr(case)
     assert "astronaut" not in repr(Case(case.world))
 

@@ -170,7 +170,8 @@ def test_every_need_has_its_reason(pictures, monkeypatch):
     assert any("tables" in reason for reason in said)
     assert any("kept out" in reason for reason in said)
     vae.plan_ = vae.plan_.model_copy(update={"settings": vae.plan_.settings | {"own_network": True}})
-    again = vae.audit(x, texts(y), holdout=(x[:20], texts(y[:20])), level="standard")
+    more, names = pictures(20, 1)
+    again = vae.audit(x, texts(y), holdout=(more, texts(names)), level="standard")
     assert any("does not allow" in s.reason["en"] for s in again.skipped)
 
 

@@ -199,3 +199,26 @@ def test_the_charged_slack_covers_every_block_on_either_path(expected):
         summation = gradients.checked(model, made, probe, planned_sum)
         assert summation.slack <= charged
         assert isinstance(model, Network) or summation.micro_batch == least
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        SMALL,
+        Training(hidden=(32, 16), steps=7, batch=50, clip_norm=0.3, learning_rate=1e-4, optimizer="sgd"),
+        Training(hidden=(), clipping="flat", clip_quantile=0.5, precision="float32", bfloat16=False),
+        Training(batch=10**6),
+    ],
+)
+def test_a_plan_tells_the_training_that_it_was_made_with(training):
+    """Planned again from it, the phases and settings are the same: what an audit fits again is the same plan."""
+    plan, _ = planned(training=training)
+    again, _ = planned(training=Training.of(plan))
+    assert again.phases == plan.phases
+    assert again.settings == plan.settings
+
+
+def test_a_plan_without_gradients_has_the_default_training():
+    plan, _ = planned()
+    statistic = plan.phases[0].model_copy(update={"name": "tables", "kind": "statistics"})
+    assert Training.of(plan.model_copy(update={"phases": (statistic,)})) == Training()

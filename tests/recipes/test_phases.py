@@ -3,16 +3,17 @@ import math
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from privae.errors import PrivacyRefused
+from privae.errors import PrivacyRefused, UsageError
 from privae.plan import MOST_NUMBERS, THRESHOLD_SHARE
 from privae.privacy.mechanism import Mechanism
 from privae.privacy.noise import NoiseSource
-from privae.recipes.phases import CATEGORIES, Budget, Draft, Run, plan_of, statistics
+from privae.recipes.phases import CATEGORIES, Budget, Draft, Run, budget_of, check_plan, plan_of, statistics
 from privae.training.watch import Silent
 
 
@@ -215,3 +216,40 @@ def test_neither_key_nor_charge_is_in_the_repr_of_a_run():
     shown = repr(started(planned("a")))
     assert "NoiseSource" not in shown
     assert "charge=" not in shown
+
+
+@pytest.mark.parametrize(
+    "budget", [Budget(1.0, 1e-5), Budget(math.inf, 1e-6, 300, True), Budget(2.0, 1e-5, 9)]
+)
+def test_a_plan_tells_the_budget_that_it_was_made_for(budget):
+    phases = (statistics("a", 1.0, 2.0, math.sqrt(2)),)
+    for fidelity in (None, True, False):
+        settings = {} if fidelity is None else {"fidelity": fidelity}
+        draft = Draft("table", phases, settings, lambda noisy: 1.0, 1.0, 1.0)
+        assert budget_of(plan_of(draft, budget, "schema", "source")) == replace(budget, fidelity=fidelity)
+
+
+def drafted(**changes):
+    phase = statistics("a", 1.0, 2.0, math.sqrt(2), size=3)
+    return Draft("table", (phase.model_copy(update=changes),), {"k": 1}, lambda noisy: 1.0, 1.0, 1.0)
+
+
+def test_a_plan_of_this_recipe_passes_and_any_other_bound_is_refused():
+    plan = plan_of(drafted(), Budget(1.0, 1e-5), "schema", "source")
+    check_plan(plan, drafted())
+    for changes in ({"size": 4}, {"sensitivity": 1.0}, {"replace_ratio": 1.0}, {"kind": "gradients"}):
+        with pytest.raises(PrivacyRefused, match="do not hold"):
+            check_plan(plan, drafted(**changes))
+    for other in (drafted(name="b"), replace(drafted(), settings={}), replace(drafted(), phases=())):
+        with pytest.raises(UsageError, match="other phases or settings"):
+            check_plan(plan, other)
+
+
+def test_a_plan_that_costs_more_than_it_says_is_refused():
+    plan = plan_of(drafted(), Budget(1.0, 1e-5), "schema", "source")
+    with pytest.raises(PrivacyRefused, match="cost more"):
+        check_plan(plan.model_copy(update={"epsilon": 0.5}), drafted())
+    with pytest.raises(PrivacyRefused, match="delta_threshold"):
+        check_plan(plan.model_copy(update={"delta_threshold": 1e-7}), drafted())
+    with pytest.raises(UsageError, match="no noise"):
+        check_plan(plan.model_copy(update={"epsilon": math.inf}), drafted())

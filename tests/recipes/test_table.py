@@ -13,7 +13,7 @@ from privae.models.table import TableModel
 from privae.privacy.noise import NoiseSource
 from privae.recipes import table
 from privae.recipes.phases import CATEGORIES, Budget, Run, plan_of
-from privae.recipes.table import Layout, layout_of, pair_tables, released_tables, threshold
+from privae.recipes.table import Layout, as_declared, layout_of, pair_tables, released_tables, threshold
 from privae.training.watch import Silent
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -178,3 +178,12 @@ def test_the_threshold_is_one_without_noise_and_rises_with_the_cells():
 def test_more_noise_needs_more_rows():
     schema = categories(5, 5, 5)
     assert planned(schema, epsilon=0.1).rows_needed > 5 * planned(schema, epsilon=1.0).rows_needed
+
+
+def test_a_fitted_schema_is_as_it_was_declared_before_its_categories_were_bought(facts):
+    job = facts.columns[1].model_copy(update={"categories": "bought"})
+    schema = facts.model_copy(update={"columns": (facts.columns[0], job, *facts.columns[2:])})
+    completed = schema.with_categories("job", ["cook", "nurse"])
+    assert completed != schema
+    assert as_declared(completed, planned(schema)) == schema
+    assert as_declared(facts, planned(facts)) == facts

@@ -1,3 +1,4 @@
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +73,34 @@ def test_nothing_to_draw_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         picture.beside(FRAME, FRAME, tmp_path / "no" / "p.png", "title", ("age",))
     assert list(tmp_path.iterdir()) == []
+
+
+def read(png: bytes):
+    return imread(BytesIO(png))[..., 0]
+
+
+def test_a_grid_is_dark_on_light_and_enlarged() -> None:
+    x = np.zeros((3, 8, 8), np.uint8)
+    x[1] = 255
+    pixels = read(picture.grid((x, None)))
+    assert pixels.shape[1] >= 240
+    assert pixels.shape[1] % (10 * 9 - 1) == 0  # ten images of 8 pixels, and gaps of one
+    times = pixels.shape[1] // 89
+    assert pixels[0, 0] == 1.0  # no ink
+    assert pixels[0, 9 * times] == 0.0
+    with pytest.raises(UsageError, match="no image"):
+        picture.grid((x[:0], None))
+
+
+def test_pairs_stand_together_in_order() -> None:
+    """Three pairs; of the second alone, the generated image is black."""
+    one, other = np.zeros((3, 8, 8), np.uint8), np.zeros((3, 8, 8), np.uint8)
+    one[1] = 255
+    ink = 1 - read(picture.pairs(one, other))
+    times = 480 // 26
+    assert ink.shape == (17 * times, 26 * times)
+    assert ink.sum() == 64 * times**2
+    assert ink[: 8 * times, 9 * times : 17 * times].min() == 1.0
+    for wrong in ((one[:0], other[:0]), (one, other[:2]), (one, other[:, :4])):
+        with pytest.raises(UsageError, match="no pairs"):
+            picture.pairs(*wrong)

@@ -59,7 +59,7 @@ class Entry:
 class Audit:
     """Findings of one audit, which hold together at `confidence`; and the attacks that did not run, and why.
 
-    generated: records that were drawn for it. model: the fingerprint of what was audited, if it is a model of ours.
+    generated: records that were drawn for it. fit: the identity of the model that was audited, if it is one of ours.
     """
 
     level: Level

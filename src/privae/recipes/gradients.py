@@ -77,7 +77,7 @@ class Training:
             return cls()
         return cls(
             latent=int(settings["latent"] or 0),
-            hidden=tuple(int(size) for size in str(settings["hidden"]).split("-")),
+            hidden=tuple(int(size) for size in str(settings["hidden"]).split("-") if size),
             steps=phase.steps,
             batch=round(phase.sampling_rate * plan.rows),
             clip_norm=phase.sensitivity,
