@@ -1,5 +1,6 @@
 """The audit: which attacks run at which level, on what, and the verdict over all of their findings."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -232,7 +233,8 @@ def _looped(case: Case, confidence: float, watch: Watch) -> Result:  # noqa: ARG
 
 
 def _referred(case: Case, confidence: float, watch: Watch) -> Result:
-    return reference.calibrated(case.world, confidence, case.world.rng, watch=watch)
+    workers = min(os.cpu_count() or 1, reference.MODELS)
+    return reference.calibrated(case.world, confidence, case.world.rng, workers=workers, watch=watch)
 
 
 def _replayed(case: Case, confidence: float, watch: Watch) -> Result:  # noqa: ARG001

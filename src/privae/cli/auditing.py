@@ -131,7 +131,6 @@ def after_fit(
     """
     if not place().first:
         return None
-    _settle(model, target, coins)
     audit_file(target).unlink(missing_ok=True)
     if level is None:
         return None
@@ -147,13 +146,18 @@ def after_fit(
     return done
 
 
-def _settle(model: VAE, target: Path, coins: Coins | None) -> None:
-    """Leave the coins of this fit beside its model, and no others."""
-    if coins is None:
+def save(model: VAE, target: Path, coins: Coins | None, watch: Watch) -> None:
+    """Write the model file, and leave the coins of this fit beside it, and no others.
+
+    The coins come first: killed in between, a fit finds them when it is resumed, and no other model takes them.
+    """
+    if coins is not None:
+        replace(coins, fit=model.identity).save(_coins_of(target))
+    request.save(model, target, watch)
+    if coins is not None:
+        _pending(target).unlink(missing_ok=True)
+    elif place().first:
         _coins_of(target).unlink(missing_ok=True)
-        return
-    replace(coins, fit=model.identity).save(_coins_of(target))
-    _pending(target).unlink(missing_ok=True)
 
 
 def audit_file(model: Path) -> Path:

@@ -145,7 +145,7 @@ def fit(  # noqa: PLR0913  one parameter an option
     """Spend the budget once, and write a model; everything afterwards is free. Exit code 5: its audit failed."""
     out = Terminal(quiet, as_json)
     with out.progress(f"reading the header of {data.name}") as watch:
-        from privae.cli import request
+        from privae.cli import auditing, request
         from privae.training.group import processes
 
         asked = request.Request(data, schema, epsilon, delta, rows, classes, recipe, fidelity, strict)
@@ -160,7 +160,7 @@ def fit(  # noqa: PLR0913  one parameter an option
             with request.resumable(kept, out.note):
                 places: dict[str, Any] = {"ledger": ledger, "checkpoint": kept, "resume": resume}
                 model.fit(x, y, schema=facts, plan=agreed, watch=watch, device=device, coins=coins, **places)
-                request.save(model, target, watch)
+                auditing.save(model, target, coins, watch)
         done = _audited(model, target, (x, y, held), audit, coins, watch)
     _say_fitted(out, model, target, done, ledger)
 

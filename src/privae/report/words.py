@@ -1,7 +1,6 @@
 """The words of the report page, each in English and Chinese, and the house's own sentences in Chinese."""
 
 WORDS: dict[str, tuple[str, str]] = {
-    # the page
     "title": ("Privacy report", "隐私报告"),
     "of table": ("A generative model of a table of {count} columns", "一个 {count} 列数据表的生成模型"),
     "of image": ("A generative model of images", "一个图像数据的生成模型"),
@@ -393,6 +392,7 @@ HOUSE: dict[str, str] = {
     "share of generated rows": "生成行的比例",
     "share of values": "取值的比例",
     "share of ends": "端点的比例",
+    "parts that differ": "不同的部分数",
     "share of records recovered": "被恢复记录的比例",
     "logistic": "逻辑回归",
     "boosting": "提升树",
