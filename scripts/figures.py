@@ -120,7 +120,14 @@ def _targets(checks: list[dict[str, Any]]) -> str:
     lines = []
     for found in checks:
         bar = f"{found['sense'].replace('_', ' ')} {found['bar']:g}"
-        lines.append([found["name"], f"{found['value']:.3g}", bar, "met" if found["met"] else "**missed**"])
+        lines.append(
+            [
+                found["name"].replace("|", "\\|"),
+                f"{found['value']:.3g}",
+                bar,
+                "met" if found["met"] else "**missed**",
+            ]
+        )
     return _markdown(["target", "measured", "bar", "outcome"], lines)
 
 
@@ -153,7 +160,7 @@ def render_demo(results: dict[str, Any] | None) -> str:
                 f"{max(row['bound'] for row in rows):.2f}",
             ]
         )
-    head = ["500 census rows kept by", "best AUC", "best TPR at 1 % FPR", "epsilon at least"]
+    head = ["about 500 census rows kept by", "best AUC", "best TPR at 1 % FPR", "epsilon at least"]
     checks = results["checks"]
     return "\n\n".join(
         [
