@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,12 @@ from privae.audit.suite import audit as run
 from privae.cli import request
 from privae.data.schema import Schema
 from privae.errors import ArtifactError, PrivaeError, UsageError
-from privae.evaluate import utility
-from privae.report import picture
-from privae.report.page import Contents
 from privae.training.launch import place
 from privae.training.watch import Watch
 from privae.vae import VAE
+
+if TYPE_CHECKING:
+    from privae.report.page import Contents
 
 _LIBRARIES = ("torch", "numpy", "dp-accounting")
 _MOST = 20_000  # generated records that are compared with the data
@@ -190,8 +190,12 @@ def _pending(model: Path) -> Path:
     return model.with_name(f"{model.name}.checkpoint.coins")
 
 
-def contents(model: VAE, sources: Sources, watch: Watch) -> Contents:
+def contents(model: VAE, sources: Sources, watch: Watch) -> "Contents":
     """Everything that the page is about. Errors: those of reading the files."""
+    from privae.report.page import (
+        Contents,
+    )  # not at the top: an audit draws nothing, and should not wait for it
+
     schema = model.fitted_.schema
     facts = schema.to_dict() if isinstance(schema, Schema) else schema.model_dump()
     found = None if sources.findings is None else findings(sources.findings, model)
@@ -240,6 +244,9 @@ def versions() -> dict[str, str]:
 def _on_data(
     model: VAE, sources: Sources, found: dict[str, Any], watch: Watch
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
+    from privae.evaluate import utility
+    from privae.report import picture
+
     assert sources.data is not None
     watch.phase("comparing with the data", 1)
     real = request.read(sources.data)
@@ -264,6 +271,8 @@ def _nearest(
     found: dict[str, Any], real: NDArray[np.uint8], model: VAE, sources: Sources
 ) -> dict[str, bytes]:
     """Generated images beside the nearest real ones, where the audit told which."""
+    from privae.report import picture
+
     coins = coins_beside(sources.model, model)
     if coins is not None:
         real = real[coins.taking_part(real)]
