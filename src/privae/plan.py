@@ -106,7 +106,7 @@ class Plan(BaseModel):
     @property
     def hash(self) -> str:
         """SHA-256 of the plan."""
-        return files.digest(_finite(self.model_dump(mode="python")))
+        return files.digest(finite(self.model_dump(mode="python")))
 
     @property
     def delta_sampler(self) -> float:
@@ -267,11 +267,12 @@ def _not_covered(plan: Plan) -> tuple[str, ...]:
     return tuple(items)
 
 
-def _finite(value: Any) -> Any:  # noqa: ANN401  any JSON value
+def finite(value: Any) -> Any:  # noqa: ANN401  any JSON value
+    """The value as JSON gives it back; an infinite number is the text "inf"."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return "inf" if value == math.inf else value
 
 

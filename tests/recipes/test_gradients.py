@@ -189,7 +189,7 @@ def test_the_charged_slack_covers_every_block_on_either_path(expected):
     charged = plan.phases[-1].mechanism().slack
     own = Network(NetworkConfig(inputs=6, latent=2, hidden=()))
     drawn = nn.Conv1d(1, 1, 3, padding=1)
-    loss, probe = gradients._loss(Bernoulli(6), 1), gradients._probe(Bernoulli(6), 1, 2)
+    loss, probe = gradients.negative_elbo(Bernoulli(6), 1), gradients._probe(Bernoulli(6), 1, 2)
     for model, made in (
         (network, loss),
         (own, loss),

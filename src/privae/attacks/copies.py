@@ -9,17 +9,15 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from sklearn.metrics import pairwise_distances_argmin
 
 from privae.attacks import bounds
-from privae.attacks.bounds import Bools, Floats
+from privae.attacks.bounds import Bools, Floats, Places
 from privae.attacks.finding import Attack, Channel, Finding, Skipped, Text
 from privae.attacks.world import Records, World, drawn, joint
 from privae.data.column import Column
 from privae.data.values import category_codes, distinct, means_missing, numbers
 
-Places = NDArray[np.int64]
 Hits = tuple[int, int]
 """Hits and trials."""
 
@@ -273,15 +271,15 @@ def rare_values(world: World, confidence: float) -> Finding:
     Control: texts that one hold-out record alone holds. Without a schema nothing is declared.
     failed: any undeclared one is generated, for the generator has it from nobody else. Only where undeclared ones
     of the hold-out are generated, too, do undeclared values come from elsewhere; then, and for declared ones, the
-    members' share must surely contradict the claim. Both at `confidence` together.
+    members' share must surely contradict the claim. All at `confidence` together.
     Edges: gaps and booleans are left out; a table without such values gives a share of nothing, [0, 1].
     """
     found = [single for name in _named(world, numeric=False) for single in _singles(world, name)]
     foreign, known = ((_tally(found, (True, told)), _tally(found, (False, told))) for told in (False, True))
-    level = bounds.corrected(2, confidence)
+    level = bounds.corrected(3, confidence)  # two tests and an interval
     failed = any(contradicted(*sides, world, level)[1] for sides in (foreign, known))
     leaked = [single for single in found if single[0] == (True, False) and single[2]]
-    share = bounds.share(foreign[0][0] + known[0][0], foreign[0][1] + known[0][1], confidence)
+    share = bounds.share(foreign[0][0] + known[0][0], foreign[0][1] + known[0][1], level)
     names = ("undeclared", "undeclared_control", "declared", "control")
     tally = dict(zip(names, (*foreign, *known), strict=True))
     return RARE.found(

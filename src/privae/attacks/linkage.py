@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesClassifier
 
 from privae.attacks import bounds
-from privae.attacks.bounds import Bools, Floats
-from privae.attacks.copies import Hits, Places, cleaned, lacking, nearest
+from privae.attacks.bounds import Bools, Floats, Places
+from privae.attacks.copies import Hits, cleaned, lacking, nearest
 from privae.attacks.finding import Attack, Finding, Skipped, Text
 from privae.attacks.world import Records, World, drawn, joint
 

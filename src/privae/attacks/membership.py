@@ -13,12 +13,11 @@ from scipy import linalg
 from sklearn.neighbors import NearestNeighbors
 
 from privae.attacks import bounds
-from privae.attacks.bounds import Floats
+from privae.attacks.bounds import Floats, Places
 from privae.attacks.finding import Attack, Finding, Language
 from privae.attacks.world import World, drawn, joint
 from privae.errors import UsageError
 
-Places = NDArray[np.int64]
 Claim = tuple[float | None, float, float]
 """Epsilon (None where none is claimed), delta, and the chance at which coins kept a record out (0: no coins did)."""
 
@@ -27,11 +26,8 @@ FEWEST = 8
 
 _MOST = 10_000  # records of a kind that an attack looks at
 _RATES = (0.001, 0.01)  # false positive rates at which members are counted
-_ERRORS = (
-    1 / 4,
-    1 / 8,
-    1 / 2,
-)  # shares of a finding's error: the AUC's interval, each of two TPRs, the bound
+# shares of a finding's error: the AUC's interval, each of two TPRs, the bound
+_ERRORS = (1 / 4, 1 / 8, 1 / 2)
 _SUSPECT = 0.6  # an AUC surely above this is a failure where nothing is claimed
 _AXES = 50  # principal components that distances are measured in
 _SAMPLE = 2_000  # records that principal components are found from

@@ -6,7 +6,7 @@ and the noise of this machine, at the settings of a plan; the proof of the guara
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -107,7 +107,7 @@ class Loop:
         """Minus the weights after a gradient phase at rate 1 from zero: the sum of all releases over `rows`, [p]."""
         model = nn.Linear(records.shape[1], 1, bias=False)
         nn.init.zeros_(model.weight)
-        planned = self.mechanism(replace(phase.mechanism()))
+        planned = self.mechanism(phase.mechanism())
         expected = phase.sampling_rate * rows
         rule = Rule(phase.clipping, quantile_of(phase, expected))
         release = Release(self.sampling(phase.sampling_rate), planned, noise, lambda _: None, rule)

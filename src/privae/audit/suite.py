@@ -215,8 +215,7 @@ def _drawing(attack: Callable[[World, float, np.random.Generator], Result]) -> A
 
 
 def _inverted(case: Case, confidence: float, watch: Watch) -> Result:  # noqa: ARG001
-    if case.own is None:
-        return inversion.NO_GRADIENTS
+    assert case.own is not None
     data, seed = case.world.members, case.world.seed
     records = data if isinstance(data, pd.DataFrame) else images_of(data)
     return inversion.of_model(

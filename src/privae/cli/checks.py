@@ -211,7 +211,7 @@ def _facts(path: Path) -> "Facts":
     model = request.load(path)
     if sha256(path) != before:
         raise ArtifactError(f"{path} was replaced while it was read; run again")
-    fitted, findings = model.fitted_, tuple(getattr(model, "canary_findings_", ()))
+    fitted, findings = model.fitted_, tuple(model.canary_findings_)
     facts = (model.plan_, model.guarantee, model.ledger, fitted.kind, fitted.schema.hash, before)
     return Facts(*facts, findings=findings)
 

@@ -164,7 +164,7 @@ def fit(
     )
     probe = _probe(likelihood, classes, latent)
     trained = replace(likelihood, slope_only=True) if isinstance(likelihood, Bernoulli) else likelihood
-    loss = _loss(trained, classes)
+    loss = negative_elbo(trained, classes)
     summation = checked(network, loss, probe, drafted(run, GRADIENTS), run.device)
     weights = _label_shares(run, labels, classes) if classes > 1 else empty.weights
     condition = empty.condition(torch.from_numpy(labels))
@@ -268,7 +268,7 @@ def joined(first: Draft, trained: Draft) -> Draft:
 def refine(run: Run, network: Network, cells: Tensor, likelihood: Categorical) -> None:
     """Go on training a warm-started network on real records, by the plan's gradient phase."""
     latent = network.config.latent
-    loss = _loss(likelihood, 1)
+    loss = negative_elbo(likelihood, 1)
     summation = checked(
         network.train(), loss, _probe(likelihood, 1, latent), drafted(run, GRADIENTS), run.device
     )
@@ -293,7 +293,7 @@ def warm_start(
     release = Release(Poisson(rate), Mechanism(), NoiseSource(b"\0" * 32), lambda _: None)
     schedule = Schedule(_WARM_STEPS, rate * len(cells), learning_rate=2e-3, warm_up=10, cosine=True)
     objective = Objective(
-        _loss(likelihood, 1), network.config.latent, Summation("by rule", "float32", _WARM_BATCH)
+        negative_elbo(likelihood, 1), network.config.latent, Summation("by rule", "float32", _WARM_BATCH)
     )
     with _one_thread():
         train(network, objective, (cells,), release, schedule, watch)
@@ -311,14 +311,14 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _loss(likelihood: Likelihood, classes: int) -> Loss:
-    """Negative ELBO of (x, [condition,] noise)."""
+def negative_elbo(likelihood: Likelihood, classes: int) -> Loss:
+    """The loss of a VAE, of (x, [condition,] noise): with two classes or more there is a condition."""
 
-    def negative_elbo(network: nn.Module, parts: tuple[Tensor, ...]) -> Tensor:
+    def loss(network: nn.Module, parts: tuple[Tensor, ...]) -> Tensor:
         condition = parts[1] if classes > 1 else None
         return -elbo(cast("Autoencoder", network), likelihood, parts[0], condition, parts[-1])
 
-    return negative_elbo
+    return loss
 
 
 def _probe(likelihood: Likelihood, classes: int, latent: int) -> tuple[Tensor, ...]:

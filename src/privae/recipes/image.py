@@ -19,6 +19,7 @@ from privae.models.networks import initialize
 from privae.models.priors import GaussianClasses
 from privae.plan import Phase
 from privae.privacy.clipping import clip_to_grid
+from privae.privacy.gradients import Loss
 from privae.recipes import moments
 from privae.recipes.gradients import PROBES, Training, checked, drafted, train_phase
 from privae.recipes.moments import BOUND, Array, Integers
@@ -269,13 +270,7 @@ def _with_decoder(run: Run, model: ImageModel, images: Tensor, labels: Tensor) -
     decoder = ResidualDecoder(parts[0].shape[1], _HIDDEN, parts[2].shape[1])
     initialize(decoder.decoder.body, torch.Generator().manual_seed(0))
     latent = codes.shape[1]
-
-    def loss(network: nn.Module, record: tuple[Tensor, ...]) -> Tensor:
-        z, linear, x, noise = record
-        moved = torch.cat([z[..., :latent] + _LATENT_NOISE * noise, z[..., latent:]], -1)
-        logits = network(moved, linear)
-        return nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
-
+    loss = decoder_loss(latent)
     # privacy: random records that are nobody's, of the parts' widths, which are functions of shape and sizes
     public = torch.Generator().manual_seed(1)
     widths = [part.shape[1] for part in parts] + [latent]
@@ -283,3 +278,15 @@ def _with_decoder(run: Run, model: ImageModel, images: Tensor, labels: Tensor) -
     summation = checked(decoder, loss, probe, drafted(run, DECODER), run.device)
     train_phase(run, DECODER, decoder, Objective(loss, latent, summation), parts)
     return ImageModel(model.height, model.width, model.codes, model.prior, decoder.eval())
+
+
+def decoder_loss(latent: int) -> Loss:
+    """The loss of a residual decoder, of (codes and classes, linear reconstruction, pixels, noise [latent])."""
+
+    def loss(network: nn.Module, record: tuple[Tensor, ...]) -> Tensor:
+        z, linear, x, noise = record
+        moved = torch.cat([z[..., :latent] + _LATENT_NOISE * noise, z[..., latent:]], -1)
+        logits = network(moved, linear)
+        return nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
+
+    return loss

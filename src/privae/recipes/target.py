@@ -3,23 +3,21 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from privae.data.images import label_codes
-from privae.models.elbo import elbo
 from privae.models.image import ImageModel, ResidualDecoder, conditioned
 from privae.models.latent import LatentModel
 from privae.models.likelihoods import Categorical, Likelihood
-from privae.models.networks import Autoencoder
 from privae.models.table import TableModel
 from privae.privacy.gradients import Parts, trainable
-from privae.recipes.image import _LATENT_NOISE
+from privae.recipes.gradients import negative_elbo
+from privae.recipes.image import decoder_loss
 from privae.recipes.modality import Fitted, FittedImages, FittedTable
 
 
@@ -69,14 +67,11 @@ class Target:
 def target_of(network: nn.Module, likelihood: Likelihood, latent: int, condition: int = 0) -> Target:
     """The VAE itself, with the negative ELBO as its loss: it reads [record, condition]."""
 
-    def loss(model: nn.Module, parts: Parts) -> Tensor:
-        known = parts[1] if condition else None
-        return -elbo(cast("Autoencoder", model), likelihood, parts[0], known, parts[-1])
-
     def parts(rows: Tensor) -> Parts:
         return (rows[:, :width], rows[:, width:]) if condition else (rows,)
 
     width, sizes = likelihood.size, likelihood.sizes if isinstance(likelihood, Categorical) else None
+    loss = negative_elbo(likelihood, condition)
     return Target(network, loss, parts, latent, width, condition, width + condition, sizes)
 
 
@@ -139,15 +134,8 @@ def _decoder_target(model: ImageModel) -> Target:
         codes = model.codes.encode(pixels.double())[:, :latent]
         return torch.cat([codes.float(), known], 1), images(codes), pixels
 
-    def loss(network: nn.Module, parts: Parts) -> Tensor:
-        z, linear, pixels, noise = parts
-        moved = torch.cat([z[..., :latent] + _LATENT_NOISE * noise, z[..., latent:]], -1)
-        logits = network(moved, linear)
-        return functional.binary_cross_entropy_with_logits(logits, pixels, reduction="none").sum(-1)
-
     def rows_of(inputs: Tensor) -> Tensor:
         return torch.cat([images(inputs[:, :latent].double()), inputs[:, latent:]], 1)
 
-    return Target(
-        model.decoder, loss, parts, latent, width, classes, inputs=latent + classes, rows_of=rows_of
-    )
+    inputs, loss = latent + classes, decoder_loss(latent)
+    return Target(model.decoder, loss, parts, latent, width, classes, inputs, rows_of=rows_of)

@@ -1,7 +1,6 @@
 """The form of a certificate: one text for one content, the objects of the library behind it, and nothing else."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from privae import files
 from privae.attacks.finding import Finding
 from privae.errors import ArtifactError
-from privae.plan import Plan
+from privae.plan import Plan, finite
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
 
@@ -135,7 +134,7 @@ def opened(body: Body) -> Opened:
 
 def planned(plan: Plan) -> Any:  # noqa: ANN401  any JSON value
     """A plan as a certificate writes it: whole, so that its hash and its cost can be recomputed."""
-    return _plain(Plan.model_validate(plan.model_dump()).model_dump())
+    return finite(Plan.model_validate(plan.model_dump()).model_dump())
 
 
 def claimed(guarantee: Guarantee) -> dict[str, Any]:
@@ -173,12 +172,3 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(text: str) -> float:
     raise ValueError(text)
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401  any JSON value
-    """As JSON gives it back; an infinite number is the text "inf"."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return "inf" if value == math.inf else value
