@@ -1,4 +1,4 @@
-"""Write the figures of README.md and of the pages on the engine and the audit from benchmarks/results/*.json.
+"""Write the figures of README.md and of the pages on engine, audit and federation from benchmarks/results/*.json.
 
 `python scripts/figures.py` writes them; with --check it fails, naming the command, when they are stale. No figure of
 a benchmark is typed by hand; until it has run they read "not measured yet".
@@ -16,7 +16,8 @@ README, ENGINE = ROOT / "README.md", ROOT / "docs" / "explain" / "engine.md"
 RESULTS = ROOT / "benchmarks" / "results" / "main.json"
 ENGINE_RESULTS, AUDIT_RESULTS = RESULTS.with_name("engine.json"), RESULTS.with_name("audit.json")
 AUDIT = ROOT / "docs" / "explain" / "audit.md"
-FIGURES, TRIED = "figures", "audit"
+FEDERATED, FEDERATED_RESULTS = AUDIT.with_name("federated.md"), RESULTS.with_name("federated.json")
+FIGURES, TRIED, TOGETHER = "figures", "audit", "federated"
 NOTHING = "not measured yet"
 _COLUMNS = {
     "MNIST": {
@@ -211,6 +212,95 @@ def render_audit(results: dict[str, Any] | None) -> str:
     return "\n\n".join(tables)
 
 
+_SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
+    "equality": (
+        ("data", "federated against central"),
+        ("phases", "phases"),
+        ("records", "records"),
+        ("sites", "sites"),
+        ("largest_difference", "largest difference"),
+    ),
+    "drift": (
+        ("method", "without privacy, two digits a site"),
+        ("rounds", "rounds"),
+        ("gradient_evaluations_a_site", "gradients a site"),
+        ("elbo", "ELBO of held-out digits"),
+    ),
+    "leak": (
+        ("mode", "what the coordinator sees"),
+        ("recovered", "recovered"),
+        ("records", "of records"),
+        ("low", "share at least"),
+        ("high", "share at most"),
+    ),
+    "engine": (
+        ("engine", "a round of 652,824 numbers"),
+        ("sites", "sites"),
+        ("seconds_a_round", "seconds"),
+        ("beside_training", "beside training"),
+        ("slowest_round", "slowest"),
+    ),
+    "kills": (
+        ("kind", "what goes wrong"),
+        ("cases", "cases"),
+        ("same_bytes", "same bytes"),
+        ("refused", "refused"),
+        ("charges_right", "charges right"),
+        ("released_after_a_refusal", "released after a refusal"),
+    ),
+}
+_AGGREGATION = {
+    "sites": "sites",
+    "numbers": "numbers",
+    "site_cpu_ms": "ms of processor time a site",
+    "site_cpu_ms_least": "least of the runs",
+    "server_cpu_ms": "coordinator, ms",
+}
+
+
+def render_federated(results: dict[str, Any] | None) -> str:
+    """The page on federation: equality, utility, drift, leaks, cost, a round, deaths, every target."""
+    if results is None:
+        return NOTHING
+    tables = {part: _rows_of(_part(results, part), dict(columns)) for part, columns in _SHOWN.items()}
+    costs = [row for row in _part(results, "cost") if "site_cpu_ms" in row]
+    tables = {**tables, "utility": _useful(results), "cost": _rows_of(costs, _AGGREGATION)}
+    order = ("equality", "utility", "drift", "leak", "cost", "engine", "kills")
+    shown = [tables[part] for part in order if tables[part]]
+    return "\n\n".join([*shown, _targets(results["checks"]), "\n".join(_engine_print(results))])
+
+
+def _rows_of(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
+    """A table of some fields of rows; empty without rows."""
+    if not rows:
+        return ""
+    return _markdown([*columns.values()], [[_cell(row.get(name, "")) for name in columns] for row in rows])
+
+
+def _cell(value: Any) -> str:  # noqa: ANN401  whatever a row holds
+    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+
+def _useful(results: dict[str, Any]) -> str:
+    """Means over seeds of what is trained on synthetic records, federated and central beside each other."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in _part(results, "utility"):
+        found.setdefault((row["data"], row["measure"]), {}).setdefault(row["fit"], []).append(row["value"])
+    lines = []
+    for (data, measure), fits in found.items():
+        ways = [fits.get(fit, []) for fit in ("federated", "central")]
+        lines.append([data, measure.replace("_", " "), *(_spread(values) for values in ways)])
+    return _markdown(["epsilon 1, trained on synthetic", "measure", "federated", "central"], lines) if lines else ""
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return ""
+    digits = 1 if max(values) > 1 else 3
+    mean, low, high = (f"{value:.{digits}f}" for value in (fmean(values), min(values), max(values)))
+    return f"{mean} ({low} to {high}, {len(values)} fits)"
+
+
 def _part(results: dict[str, Any], part: str) -> list[dict[str, Any]]:
     return [row for row in results["rows"] if row.get("part") == part]
 
@@ -234,6 +324,7 @@ PAGES: tuple[tuple[Path, Path, _Render, str], ...] = (
     (README, AUDIT_RESULTS, render_demo, TRIED),
     (ENGINE, ENGINE_RESULTS, render_engine, FIGURES),
     (AUDIT, AUDIT_RESULTS, render_audit, TRIED),
+    (FEDERATED, FEDERATED_RESULTS, render_federated, TOGETHER),
 )
 
 

@@ -7,6 +7,7 @@ PrivaeError
  + AuditFailed     exit 5   the audit contradicts the guarantee, or found copies
  + ArtifactError   exit 6   one of our own files is tampered with, truncated, or of another version
  + ResourceError   exit 7   disk or memory would not do; nothing was half-written
+ + ProtocolError   exit 8   another site, or the coordinator, does not keep to the protocol of the federation
 
 A message says what is wrong, where, and what to do. It never contains a data value or a count of one.
 """
@@ -52,3 +53,9 @@ class ResourceError(PrivaeError):
     """Disk or memory would not do; nothing was half-written."""
 
     exit_code = 7
+
+
+class ProtocolError(PrivaeError):
+    """A peer misbehaved: version, size, shape, order or signature of what it sent."""
+
+    exit_code = 8

@@ -108,29 +108,67 @@ def write_secretly(path: Path, content: bytes) -> None:
         os.umask(before)
 
 
+class Shelf:
+    """Named bytes, each whole or absent, for their owner alone: in a folder (modes 0700 and 0600), or in memory."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self._kept: dict[str, bytes] = {}
+        if folder is not None:
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise _as_ours(error, folder) from None
+
+    def get(self, name: str) -> bytes | None:
+        """What was put there last; None if nothing was."""
+        if self.folder is None:
+            return self._kept.get(name)
+        try:
+            return (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UsageError(f"{self.folder / name} cannot be read: {_reason(error)}") from None
+
+    def put(self, name: str, content: bytes) -> None:
+        """Keep content under a name; when this returns, it is on the disk."""
+        if self.folder is None:
+            self._kept[name] = content
+        else:
+            write_secretly(self.folder / name, content)
+
+
 def write_archive(path: Path, members: Mapping[str, bytes], *, packed: bool = True) -> None:
     """Write a zip of `members` plus a manifest of their SHA-256 hashes, atomically.
 
     packed: deflated, or stored as they are: sooner done, and hardly larger where members are weights.
     """
+    write_atomically(path, lambda file: _write_members(file, members, packed=packed))
+
+
+def archive(members: Mapping[str, bytes]) -> bytes:
+    """What `write_archive` writes, in memory."""
+    made = BytesIO()
+    _write_members(made, members, packed=True)
+    return made.getvalue()
+
+
+def _write_members(file: BinaryIO, members: Mapping[str, bytes], *, packed: bool) -> None:
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
     manifest = canonical_json({"format": FORMAT, "sha256": hashes})
     method = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
-
-    def write(file: BinaryIO) -> None:
-        with zipfile.ZipFile(file, "w", method) as archive:
-            archive.comment = bytes(_SEAL)
-            for name, content in {"manifest.json": manifest, **members}.items():
-                archive.writestr(zipfile.ZipInfo(name, _EPOCH), content, method)
-        end = file.seek(-_SEAL, os.SEEK_END)
-        file.seek(0)
-        hashed = hashlib.sha256()
-        for start in range(0, end, _CHUNK):
-            hashed.update(file.read(min(_CHUNK, end - start)))
-        file.seek(end)
-        file.write(hashed.hexdigest().encode())
-
-    write_atomically(path, write)
+    with zipfile.ZipFile(file, "w", method) as made:
+        made.comment = bytes(_SEAL)
+        for name, content in {"manifest.json": manifest, **members}.items():
+            made.writestr(zipfile.ZipInfo(name, _EPOCH), content, method)
+    end = file.seek(-_SEAL, os.SEEK_END)
+    file.seek(0)
+    hashed = hashlib.sha256()
+    for start in range(0, end, _CHUNK):
+        hashed.update(file.read(min(_CHUNK, end - start)))
+    file.seek(end)
+    file.write(hashed.hexdigest().encode())
 
 
 def read_archive(path: Path) -> dict[str, bytes]:

@@ -118,6 +118,11 @@ class Plan(BaseModel):
         """What the phases cost, in order."""
         return tuple(phase.event() for phase in self.phases)
 
+    @property
+    def unit(self) -> str:
+        """Whom the guarantee protects: a record, or a client (all records of one site)."""
+        return str(self.settings.get("unit") or "record")
+
     def phase(self, name: str) -> Phase | None:
         """The phase of that name, if the plan has it."""
         return next((phase for phase in self.phases if phase.name == name), None)
@@ -134,6 +139,7 @@ class Plan(BaseModel):
             delta_threshold=self.delta_threshold,
             delta_sampler=self.delta_sampler,
             not_covered=_not_covered(self),
+            unit=self.unit,
         )
 
     def _replace_one(self, delta: float) -> float:

@@ -4,6 +4,7 @@ import json
 import math
 import secrets
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,10 +37,10 @@ from privae.recipes.modality import (
     Fitted,
     ImageRecipe,
     TableRecipe,
+    archived,
     from_members,
     identity,
     needs_network,
-    to_members,
 )
 from privae.recipes.phases import Budget, Run, budget_of, check_plan, plan_of
 from privae.recipes.table import as_declared
@@ -155,7 +156,8 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             own, fixed = group.same(lambda: (books.own, books.fixed))
         self.checkpoint_ = path
         self.canary_findings_ = fed.read(agreed, fitted, run.transcript or {})
-        return self._set(fitted, agreed, own, fixed_noise=fixed)
+        self.federation_: dict[str, Any] = {}
+        return self._set(fitted, agreed, own, (FIXED_NOISE,) if fixed else ())
 
     def sample(self, n: int | None = None, seed: int | None = None) -> Any:  # noqa: ANN401
         """New records in the form of the data: a DataFrame, or images (with their labels, if they had any).
@@ -214,7 +216,8 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         plan, (twin, declared) = self.plan_, self._twin()
         named = self.network is not None or not plan.settings.get("own_network")
         recipe = twin._recipe(declared, plan)
-        own = Own(self.fitted_, plan, recipe, self._again if named else None, self.identity)
+        again = self._again if named else None
+        own = Own(self.fitted_, plan, recipe, again, self.identity, self.federation_)
         recipe.check(data, y, strict=False)
         if isinstance(schema, Schema) and holdout is not None:  # in any form that X and y may have
             x, labels = holdout if isinstance(holdout, tuple) else (holdout, None)
@@ -244,13 +247,9 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         The checkpoint of the fit, if it was kept in one, is removed when the model is in place.
         """
-        members, state = to_members(self._fitted)
-        members |= {
-            "plan.toml": self.plan_.dumps().encode(),
-            "guarantee.json": json.dumps(self.guarantee_.to_dict()).encode(),
-            "ledger.jsonl": self.ledger_.dumps().encode(),
-            "weights.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in state.items()}),
-        }
+        members = archived(self._fitted, self.plan_, self.guarantee_, self.ledger_)
+        if self.federation_:
+            members["federation.json"] = files.canonical_json(self.federation_)
         public = [finding.to_dict() for finding in self.canary_findings_ if finding.public]
         if public:
             members["canaries.json"] = files.canonical_json(public)
@@ -273,6 +272,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ledger = Ledger.parse(members["ledger.jsonl"].decode())
             guarantee = Guarantee.from_dict(json.loads(members["guarantee.json"]))
             state: dict[str, Tensor] = safetensors.torch.load(members["weights.safetensors"])
+            federation = json.loads(members.get("federation.json", b"{}"))
             findings = [Finding.from_dict(f) for f in json.loads(members.get("canaries.json", b"[]"))]
             lacking = network is None and needs_network(members)
             fitted = None if lacking else from_members(members, state, network)
@@ -282,7 +282,9 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ) from None
         if fitted is None:
             raise UsageError("this model was fitted with a network of your own; load it with network=...")
-        if not _charged(ledger, plan) or guarantee.to_dict() != _promised(plan, guarantee):
+        known = (FIXED_NOISE, *federation.get("not_covered", ()))
+        extra = tuple(line for line in known if line in guarantee.not_covered)
+        if not _charged(ledger, plan) or guarantee != _promised(plan, extra):
             raise ArtifactError(
                 f"{path}: its guarantee does not follow from its plan and ledger; do not trust it"
             )
@@ -292,7 +294,8 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         recipe = "gradients" if plan.recipe == "gradients" else "auto"
         model = cls(plan.epsilon, plan.delta, plan.rows, recipe, fitted.schema, strict=plan.strict)
         model.canary_findings_ = [finding for finding in recounted if finding is not None]
-        return model._set(fitted, plan, ledger, fixed_noise=FIXED_NOISE in guarantee.not_covered)
+        model.federation_ = federation
+        return model._set(fitted, plan, ledger, extra)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle or a copy holds: privacy: no finding on real records."""
@@ -333,13 +336,10 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return x, schema or image_schema(x.shape[1:], self.classes, labelled=y is not None)
         return _table(x, y, schema)
 
-    def _set(self, fitted: Fitted, plan: Plan, ledger: Ledger, *, fixed_noise: bool) -> Self:
-        guarantee = plan.guarantee()
-        if fixed_noise:
-            guarantee = Guarantee(
-                **{**guarantee.__dict__, "not_covered": (FIXED_NOISE, *guarantee.not_covered)}
-            )
-        self.fitted_, self.plan_, self.ledger_, self.guarantee_ = fitted, plan, ledger, guarantee
+    def _set(self, fitted: Fitted, plan: Plan, ledger: Ledger, extra: tuple[str, ...]) -> Self:
+        """Be fitted. extra: what is not covered beyond what follows from the plan."""
+        self.fitted_, self.plan_, self.ledger_ = fitted, plan, ledger
+        self.guarantee_ = _promised(plan, extra)
         return self
 
     @property
@@ -394,7 +394,6 @@ def _charged(ledger: Ledger, plan: Plan) -> bool:
     )
 
 
-def _promised(plan: Plan, stored: Guarantee) -> dict[str, Any]:
-    fixed = [FIXED_NOISE] if FIXED_NOISE in stored.not_covered else []
-    fresh = plan.guarantee().to_dict()
-    return {**fresh, "not_covered": [*fixed, *fresh["not_covered"]]}
+def _promised(plan: Plan, extra: tuple[str, ...]) -> Guarantee:
+    fresh = plan.guarantee()
+    return replace(fresh, not_covered=(*extra, *fresh.not_covered))

@@ -1,6 +1,6 @@
 """What an audit is about: the world that attacks see, and what stands around the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -35,7 +35,7 @@ _REHEARSED = 5_000  # generated records of a rehearsal, where no number of recor
 class Own:
     """A model of ours: fitted, its plan and recipe, how to fit the same again (None where that cannot be done).
 
-    fit: its name.
+    fit: its name. federation: what the model file says of several sites that fitted it.
     """
 
     fitted: Fitted = field(repr=False)
@@ -43,6 +43,7 @@ class Own:
     recipe: TableRecipe | ImageRecipe = field(repr=False)
     again: Again | None = field(repr=False)
     fit: str = ""
+    federation: Mapping[str, Any] = field(default_factory=dict)
 
     def written(self, tape: Tape, data: tuple[Any, Any]) -> dict[str, bytes]:
         """The parts of the model file that this plan writes of other data, as a tape plays."""

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import pandas as pd
 
-from privae.attacks import copies, inversion, linkage, membership, reference
+from privae.attacks import copies, inversion, linkage, membership, reference, transcripts
 from privae.attacks.bounds import CONFIDENCE
 from privae.attacks.finding import Attack, Channel, Finding, Language, Skipped
 from privae.attacks.world import World
@@ -113,7 +113,13 @@ def audit(case: Case, level: Level = "quick", known: Sequence[Finding] = (), wat
     if level not in LEVELS:
         raise UsageError(f"an audit's level is one of {', '.join(LEVELS)}")
     start = time.monotonic()
-    suite = [entry for entry in _SUITE if LEVELS.index(entry.level) <= LEVELS.index(level)]
+    # whether several sites fitted a model is public, and so is which attacks run
+    joint = bool(case.own and case.own.federation)
+    suite = [
+        entry
+        for entry in (*_SUITE, *(_JOINT if joint else ()))
+        if LEVELS.index(entry.level) <= LEVELS.index(level)
+    ]
     rehearsed = level != "quick" and not known and case.rehearse is not None
     # which attacks run at a level is public, and so is whether there are canaries
     part = 1 - canaries.SHARE if known or rehearsed else 1.0
@@ -223,6 +229,17 @@ def _inverted(case: Case, confidence: float, watch: Watch) -> Result:  # noqa: A
     )
 
 
+def _overheard(case: Case, confidence: float, watch: Watch) -> Result:  # noqa: ARG001
+    """What the coordinator of a study could read off a site's messages."""
+    assert case.own is not None
+    data, own = case.world.members, case.own
+    records = data if isinstance(data, pd.DataFrame) else images_of(data)
+    facts, seed = own.federation, case.world.seed
+    return transcripts.of_model(
+        own.fitted, records, own.plan, facts, confidence, labels=case.labels, seed=seed
+    )
+
+
 def _looped(case: Case, confidence: float, watch: Watch) -> Result:  # noqa: ARG001
     """Gradient canaries through the shipped loop, at the settings of the plan's gradient phase."""
     assert case.own is not None
@@ -276,6 +293,12 @@ _SUITE: tuple[Entry, ...] = (
     _of(game.REPLAYED, _replayed, "refit", level="standard"),
     replace(_bound(reference.LIRA, _referred, "model", "holdout", "refit", level="deep"), findings=2),
 )
+
+
+_JOINT = (
+    replace(_of(transcripts.ATTACKS[0], _overheard, "plan", level="deep"), findings=len(transcripts.ATTACKS)),
+)
+"""Of models that several sites fitted."""
 
 
 PUBLIC = frozenset(

@@ -1,5 +1,78 @@
-"""The command line: `privae`, or `python -m privae`."""
+"""The command line, `privae` or `python -m privae`: its verbs, the options before a verb, and its last stop."""
 
-from privae.cli.app import main
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated
 
-__all__ = ["main"]
+import typer
+
+from privae.cli.terminal import ending, fail
+from privae.training.launch import keep_freed_memory
+
+_ABOUT = (
+    "Fit a variational autoencoder to data that must not leak, and keep a model with a printed guarantee."
+)
+_VERBS = ("privae.cli.verbs", "privae.cli.checks", "privae.cli.federating")
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=_ABOUT,
+    epilog="Start with: privae demo. For a table of your own: schema, plan, fit; then sample, score, encode; "
+    "and audit, report, certificate.",
+)
+ledgers = typer.Typer(
+    rich_markup_mode=None, help="The ledger of a data set: what all of its fits together may spend."
+)
+app.add_typer(ledgers, name="ledger")
+federated = typer.Typer(
+    rich_markup_mode=None, help="Fit one model with several sites, whose data stay where they are."
+)
+app.add_typer(federated, name="federated")
+
+
+def examples(*lines: str) -> str:
+    """The examples that end a verb's help."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from privae import files
+
+        typer.echo(f"privae {files.code_version()}")
+        raise typer.Exit
+
+
+@app.callback(help=_ABOUT)
+def top(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Hold the options that come before a verb."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, and return its exit code (design.md section 8)."""
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    for module in _VERBS:
+        import_module(module)
+    # threads that spin while they wait made a fit on a busy machine 20 times slower; read when torch is loaded
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
+    try:
+        with warnings.catch_warnings(), ending():
+            if argv is None and os.environ.get("PRIVAE_DEBUG") != "1":
+                warnings.simplefilter("ignore")  # privacy: a warning of a library may quote a cell
+            with typer.main.get_command(app).make_context("privae", arguments) as context:
+                context.command.invoke(context)
+    except typer.Exit as done:
+        return int(done.exit_code)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the last stop: one line, never a traceback
+        return fail(error, as_json="--json" in arguments)
+    return 0

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from privae.cli import app, examples
 from privae.cli import options as given
-from privae.cli.app import app, examples
 from privae.cli.terminal import Terminal
 from privae.errors import ArtifactError, AuditFailed, UsageError
 

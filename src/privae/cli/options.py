@@ -21,6 +21,13 @@ class Recipe(StrEnum):
     GRADIENTS = "gradients"
 
 
+class Share(StrEnum):
+    """What a gradient phase trains: all of the network, or its decoder after a released encoder."""
+
+    ALL = "all"
+    DECODER = "decoder"
+
+
 class Composition(StrEnum):
     """How a ledger adds up plans that were chosen one after the other."""
 
@@ -67,8 +74,12 @@ AsJson = Annotated[bool, option("--json", text="Print one JSON object on stdout,
 Data = Annotated[
     Path, argument("DATA", "A table (.csv, .parquet), or images (.npz: x uint8 [n, h, w], perhaps y).")
 ]
+Planned = Annotated[
+    Path, argument("DATA", "A table, images, or, with no data at hand, a schema alone (.toml).")
+]
 Table = Annotated[Path, argument("TABLE", "A table (.csv or .parquet).")]
 Model = Annotated[Path, argument("MODEL", "A model file (.privae).")]
+StudyLedger = Annotated[Path, argument("FOLDER", "The folder ledger/ among a study's results.")]
 LedgerFile = Annotated[Path, argument("LEDGER", "The ledger of a data set.")]
 Which = Annotated[
     Example, argument("[adult|digits]", "Which packaged data: people (the default), or digits.")
@@ -97,6 +108,19 @@ Fidelity = Annotated[
     option(
         "--fidelity/--no-fidelity",
         text="Train on by gradients: images get a sharper decoder (default above epsilon 1), tables a finer encoder.",
+    ),
+]
+Shared = Annotated[
+    Share | None,
+    option(
+        "--share", text="What gradients train: all, or the decoder alone; studies of several sites want that."
+    ),
+]
+LocalSteps = Annotated[
+    int | None,
+    option(
+        "--local-steps",
+        text="Of several sites: steps of each by itself between two sums; each site is one unit.",
     ),
 ]
 Strict = Annotated[

@@ -14,9 +14,12 @@ from privae.data.images import ImageSchema, read_images
 from privae.data.schema import Schema
 from privae.data.tables import read_header, read_table
 from privae.errors import DataError, PrivaeError, ResourceError, UsageError
+from privae.federated.study import declared
 from privae.plan import Plan
+from privae.recipes.gradients import Training
 from privae.training.books import check_checkpoint
 from privae.training.launch import place
+from privae.training.loop import Local
 from privae.training.watch import Watch
 from privae.vae import DEFAULT_DELTA, VAE, image_schema
 
@@ -36,9 +39,14 @@ class Request:
     recipe: str | None = None
     fidelity: bool | None = None
     strict: bool = False
+    between: tuple[str | None, int | None] = (None, None)  # of several sites: what is shared, and local steps
 
     def facts(self) -> Schema | ImageSchema:
         """The public facts of the data, reading no record: a declared schema, or the shape of the images."""
+        if self.source.suffix.lower() == ".toml":
+            if self.schema is not None or self.classes is not None:
+                raise UsageError("a schema says everything about its data; leave out --schema and --classes")
+            return declared(self.source)
         if is_images(self.source):
             if self.schema is not None:
                 raise UsageError(
@@ -79,6 +87,7 @@ class Request:
             facts,
             fidelity=self.fidelity,
             strict=self.strict,
+            training=_training(*self.between),
         )
         watch.phase("choosing the noise", 1)
         return model, model.plan(facts)
@@ -100,6 +109,13 @@ class Request:
             strict=plan.strict,
         )
         return model, plan
+
+
+def _training(share: str | None, local_steps: int | None) -> Training | None:
+    if share is None and local_steps is None:
+        return None
+    local = None if local_steps is None else Local(local_steps)
+    return Training(share="decoder" if share == "decoder" else "all", local=local)
 
 
 def is_images(path: Path) -> bool:

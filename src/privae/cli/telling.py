@@ -1,6 +1,7 @@
 """Plans, models and ledgers in words, and as fields of a JSON object."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ from privae.attacks.finding import CHANNELS
 from privae.audit.suite import Audit
 from privae.cli.terminal import aligned
 from privae.data.schema import Schema
+from privae.federated.chain import Verified
 from privae.plan import Plan
-from privae.privacy.guarantee import Guarantee
+from privae.privacy.guarantee import Guarantee, rounded_up
 from privae.privacy.ledger import Ledger
 from privae.vae import VAE
 
@@ -99,7 +101,37 @@ def model_text(model: VAE, path: Path) -> str:
         labels = f", labels {', '.join(facts.classes)}" if isinstance(facts.classes, tuple) else ""
         what = f"images of {facts.height} x {facts.width} pixels{labels}"
     plan = plan_text(model.plan_, promise=False)
-    return f"{path}: a model of {what}\n\n{model.guarantee}\n\n{plan}\n\nledger head: {model.ledger.head}"
+    sites = f"\n\n{federation_text(model.federation_)}" if model.federation_ else ""
+    return (
+        f"{path}: a model of {what}\n\n{model.guarantee}\n\n{plan}{sites}\n\nledger head: {model.ledger.head}"
+    )
+
+
+def federation_text(facts: Mapping[str, Any]) -> str:
+    """How several sites fitted a model, what it cost in noise, and epsilon against those who collude."""
+    against = [
+        f"{bad}: {rounded_up(float(epsilon))}" for bad, epsilon in facts["epsilon_against_coalitions"].items()
+    ]
+    masks = "under masks" if facts["masking"] else "WITHOUT masks"
+    return (
+        f"together: {len(facts['sites'])} sites ({', '.join(facts['sites'])}), summed {masks}, "
+        f"each sum of at least {facts['min_sites']}\n"
+        f"noise over that of a central fit: {facts['noise_over_central']:.3f} times\n"
+        f"epsilon against so many sites and the coordinator: {', '.join(against)}"
+    )
+
+
+def verified_fields(found: Verified) -> dict[str, Any]:
+    """A verified ledger of a study as JSON."""
+    rounds = [step.model_dump() for step in found.steps]
+    facts = {"study": found.study.hash, "plan": found.plan.hash, "epsilon": found.ledger.epsilon}
+    return {
+        **facts,
+        "signed": found.signed,
+        "ended": found.ended,
+        "rounds": rounds,
+        **ledger_fields(found.ledger),
+    }
 
 
 def model_fields(model: VAE) -> dict[str, Any]:
@@ -108,7 +140,8 @@ def model_fields(model: VAE) -> dict[str, Any]:
     facts = schema.to_dict() if isinstance(schema, Schema) else schema.model_dump()
     own = {"kind": model.fitted_.kind, "schema": facts, "guarantee": guarantee_fields(model.guarantee)}
     ledger = {"ledger_head": model.ledger.head, "ledger": entries(model.ledger)}
-    return {**own, **plan_fields(model.plan_), **ledger}
+    federation = {"federation": model.federation_ or None}
+    return {**own, **plan_fields(model.plan_), **ledger, **federation}
 
 
 def ledger_text(ledger: Ledger) -> str:

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from privae.cli import checks
+from privae.cli import app, checks, examples, ledgers
 from privae.cli import options as given
-from privae.cli.app import app, examples, ledgers
 from privae.cli.terminal import Terminal, aligned
 from privae.errors import UsageError
 
@@ -78,10 +77,11 @@ def schema(
     epilog=examples(
         "privae plan patients.csv --schema patients.schema.toml --epsilon 3 --rows 20000 -o plan.toml",
         "privae plan digits.npz --classes 10 --epsilon 1 --delta 1e-5 --rows 60000",
+        "privae plan patients.schema.toml --epsilon 3 --rows 900 -o plan.toml",
     )
 )
 def plan(  # noqa: PLR0913  one parameter an option
-    data: given.Data,
+    data: given.Planned,
     schema: given.SchemaFile = None,
     epsilon: given.Epsilon = None,
     delta: given.Delta = None,
@@ -89,6 +89,8 @@ def plan(  # noqa: PLR0913  one parameter an option
     classes: given.Classes = None,
     recipe: given.HowToFit = None,
     fidelity: given.Fidelity = None,
+    share: given.Shared = None,
+    local_steps: given.LocalSteps = None,
     strict: given.Strict = False,
     output: given.MaybeOutput = None,
     quiet: given.Quiet = False,
@@ -99,7 +101,9 @@ def plan(  # noqa: PLR0913  one parameter an option
     with out.progress(f"reading the header of {data.name}") as watch:
         from privae.cli import request, telling
 
-        asked = request.Request(data, schema, epsilon, delta, rows, classes, recipe, fidelity, strict)
+        asked = request.Request(
+            data, schema, epsilon, delta, rows, classes, recipe, fidelity, strict, (share, local_steps)
+        )
         request.check_outputs(output, (".toml",), [data, schema])
         facts = asked.facts()
         _, made = asked.planned(facts, watch)
@@ -111,7 +115,9 @@ def plan(  # noqa: PLR0913  one parameter an option
         out.answer(text, fields)
         return
     option = f" --schema {schema}" if schema else f" --classes {classes}" if classes else ""
-    out.report(f"{text}\n\nwrote {output}; follow it with: privae fit {data}{option} --plan {output}", fields)
+    then = f"privae fit {data}{option} --plan {output}"
+    then = f'name it in a study: plan = "{output}"' if data.suffix == ".toml" else f"follow it with: {then}"
+    out.report(f"{text}\n\nwrote {output}; {then}", fields)
 
 
 @app.command(
@@ -303,6 +309,20 @@ def show_ledger(path: given.LedgerFile, quiet: given.Quiet = False, as_json: giv
 
         read = Ledger.load(path)
     out.answer(telling.ledger_text(read), telling.ledger_fields(read))
+
+
+@ledgers.command("verify", epilog=examples("privae ledger verify results/ledger"))
+def verify_ledger(
+    folder: given.StudyLedger, quiet: given.Quiet = False, as_json: given.AsJson = False
+) -> None:
+    """Check the ledger of a study of several sites: charges, rounds, hashes and every site's signatures."""
+    out = Terminal(quiet, as_json)
+    with out.progress(f"reading {folder.name}"):
+        from privae.cli import telling
+        from privae.federated.chain import verify
+
+        found = verify(folder)
+    out.answer("\n".join(found.lines()), telling.verified_fields(found))
 
 
 def _coins(

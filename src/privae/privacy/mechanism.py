@@ -1,8 +1,8 @@
 """The one way out: a clipped sum, rounded to a grid, plus Gaussian integers, and the event that it costs."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -198,6 +198,32 @@ class Mechanism:
             with np.errstate(all="ignore"):
                 _write_noisy(flat.numpy(), steps, 1 / self.grid, noise, released.numpy())
         return released.view(total.shape)
+
+
+@dataclass(frozen=True)
+class Joint(Mechanism):
+    """A mechanism whose sum is formed elsewhere: by several sites under masks, or on ciphertexts.
+
+    add: takes this place's integers [p] (its total in grid steps, without noise) and returns the sum of all places'
+    integers *with* noise of at least this `std`, however that sum was formed (see `federated.round`).
+    Guarantee: that of `Mechanism`, if one unit changes the total of one place, and `add` adds that noise. The total
+    of each place is rounded to the grid; a unit is in one of them, so rounding costs it what it costs one total.
+    Without noise there may be a grid all the same: fixed-point numbers, whose sums are exact in any order.
+    """
+
+    add: Callable[[NDArray[np.int64]], NDArray[np.int64]] = field(kw_only=True, repr=False, compare=False)
+
+    def release(self, total: Total, noise: Noise, divisor: float = 1.0, *, over: bool = False) -> Total:  # noqa: ARG002
+        """The sum of all places, over a public divisor; `noise` is not drawn from, for `add` brings its own."""
+        if not isinstance(total, Tensor):
+            raise UsageError("the total of a place is a tensor")
+        kind = torch.float32 if total.dtype == torch.float32 else torch.float64
+        steps = torch.round(total.detach().to("cpu", torch.float64) / self.grid)
+        _check(bool(steps.isfinite().all()))
+        # privacy: clamping moves no two totals further apart, and keeps every total in the range of the sum
+        whole = steps.clamp_(-_LIMIT, _LIMIT).to(torch.int64).reshape(-1).numpy()
+        summed = torch.from_numpy(self.add(whole)).to(torch.float64) * (self.grid / divisor)
+        return summed.view(total.shape).to(total.device, kind)
 
 
 def _write_noisy(

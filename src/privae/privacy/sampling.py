@@ -17,6 +17,8 @@ MAX_BATCH = 2**20
 """Public cap on a drawn batch, on which the slack of floating-point sums rests (guarantees.md rule 2)."""
 PERSON = "person"
 """The unit of guarantees that protect all rows of a person together."""
+CLIENT = "client"
+"""The unit of guarantees that protect all records of a site together."""
 
 _CERTAIN = 1.001  # covers the float64 roundings of a tail bound
 

@@ -31,7 +31,7 @@ from privae.privacy.noise import NoiseSource
 from privae.privacy.sampling import Poisson
 from privae.recipes.phases import Budget, Draft, Run, statistics
 from privae.training.bound import Rule
-from privae.training.loop import Objective, Release, Schedule, train
+from privae.training.loop import Local, Objective, Release, Schedule, local_rounds, train
 from privae.training.optimizers import Name
 from privae.training.state import block_of
 from privae.training.watch import Watch
@@ -55,6 +55,9 @@ class Training:
     batch: expected records a step (the sampling rate is batch / rows); None = 5 % of the rows, 30 to 3,000.
     clip_norm, clipping, clip_quantile: see `Clipping` and `Quantile`; with a quantile, clip_norm is the first one.
     precision, bfloat16: see `Summation`; bfloat16 has no effect where the processor cannot multiply such numbers.
+    share: what gradients train: "all" of the network, or its "decoder" alone, after an encoder that follows from
+    releases (guarantees.md rule 13). local: steps that a site takes by itself between two sums, of several sites only
+    (see `Local`); then each site is one unit, and `rows` is how many sites there are.
     """
 
     latent: int = 16
@@ -68,6 +71,8 @@ class Training:
     clip_quantile: float | None = None
     precision: Precision = "proved"
     bfloat16: bool = True
+    share: Literal["all", "decoder"] = "all"
+    local: Local | None = None
 
     @classmethod
     def of(cls, plan: Plan) -> "Training":
@@ -87,10 +92,14 @@ class Training:
             clip_quantile=phase.quantile,
             precision=phase.precision,
             bfloat16=phase.bfloat16,
+            share="decoder" if settings.get("share") == "decoder" else "all",
+            local=Local.of(settings),
         )
 
     def sampling_rate(self, rows: int) -> float:
         """Expected batch over declared rows, at most 1."""
+        if self.local is not None:
+            return 1.0
         batch = min(max(rows // 20, 30), 3000) if self.batch is None else self.batch
         return min(1.0, batch / rows)
 
@@ -104,7 +113,8 @@ def draft(inputs: int, classes: int, network: nn.Module, training: Training, bud
         raise UsageError(
             "gradients need a public divisor: declare --rows, roughly how many records there are"
         )
-    size = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    _check_local(training, classes)
+    size = trained_size(network, training.share)
     share = _LABEL_SHARE if classes > 1 else 0.0
     phase = Phase(
         name=GRADIENTS,
@@ -131,11 +141,18 @@ def draft(inputs: int, classes: int, network: nn.Module, training: Training, bud
             "learning_rate": training.learning_rate,
             "optimizer": training.optimizer,
             "inputs": inputs,
+            **({"share": training.share} if training.share != "all" else {}),
+            **(training.local.settings() if training.local else {}),
         },
         rows_needed=lambda noisy: noisy[-1].noise_multiplier * math.sqrt(size) / phase.sampling_rate / 2,
         seconds=3.0 + training.steps * (4e-8 * size + 8e-10 * size * batch),
         megabytes=500 + 4e-6 * (budget.rows * inputs * 4 + 6 * batch * inputs),
     )
+
+
+def _check_local(training: Training, classes: int) -> None:
+    if training.local and classes > 1:
+        raise UsageError("local steps are for records without classes; leave the labels out")
 
 
 def default_network(inputs: int, classes: int, training: Training) -> Network:
@@ -194,11 +211,15 @@ def train_phase(
     )
     release = Release(
         Poisson(phase.sampling_rate),
-        phase.mechanism(),
+        run.mechanism(name),
         run.noise,
         lambda event: run.charge(name, event),
         Rule(phase.clipping, quantile_of(phase, schedule.expected_batch_size)),
     )
+    local = Local.of(run.plan.settings)
+    if local is not None:
+        local_rounds(network, objective, parts, release, (phase.steps, run.plan.rows, local), run.hands(name))
+        return
     if objective.summation.path == "vmap":
         run.watch.note("a layer of this network has no rule: gradients are formed one by one, which is slow")
     train(network, objective, parts, release, schedule, run.watch, run.hands(name))
@@ -252,6 +273,18 @@ def _block(expected: float) -> int:
     return min(max(64 * math.ceil((expected + 2 * math.sqrt(expected)) / 64), least), most)
 
 
+def trained_size(network: nn.Module, share: Literal["all", "decoder"]) -> int:
+    """Numbers that gradients train. Errors: UsageError where there is no encoder to leave out."""
+    trained: nn.Module = network
+    if share == "decoder":
+        if not isinstance(network, Network):
+            raise UsageError(
+                'share = "decoder" is for privae\'s own network, which has an encoder to leave out'
+            )
+        trained = network.decoder
+    return sum(p.numel() for p in trained.parameters() if p.requires_grad)
+
+
 def joined(first: Draft, trained: Draft) -> Draft:
     """A draft of statistics followed by a gradient phase that takes GRADIENT_SHARE of the budget."""
     kept = tuple(p.model_copy(update={"share": p.share * (1 - _GRADIENT_SHARE)}) for p in first.phases)
@@ -265,15 +298,19 @@ def joined(first: Draft, trained: Draft) -> Draft:
     )
 
 
-def refine(run: Run, network: Network, cells: Tensor, likelihood: Categorical) -> None:
+def refine(
+    run: Run, network: Network, cells: Tensor, likelihood: Categorical, share: Literal["all", "decoder"]
+) -> None:
     """Go on training a warm-started network on real records, by the plan's gradient phase."""
     latent = network.config.latent
+    if share == "decoder":
+        network.encoder.requires_grad_(requires_grad=False)
     loss = negative_elbo(likelihood, 1)
     summation = checked(
         network.train(), loss, _probe(likelihood, 1, latent), drafted(run, GRADIENTS), run.device
     )
     train_phase(run, GRADIENTS, network, Objective(loss, latent, summation), (cells,))
-    network.eval()
+    network.requires_grad_().eval()
 
 
 def warm_start(

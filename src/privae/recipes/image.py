@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from privae.errors import DataError, ResourceError
+from privae.errors import DataError, PrivacyRefused, ResourceError
 from privae.models.image import ImageModel, LinearCodes, ResidualDecoder, conditioned
 from privae.models.networks import initialize
 from privae.models.priors import GaussianClasses
@@ -34,6 +34,9 @@ _HIDDEN = (200,)
 _LATENT_NOISE = 0.15
 _DECODER_STEPS = 350
 _CERTAIN = 5.0
+_LINEAR = ("mean", "axes", "spread")
+_LEAST = 1e-3 * BOUND  # spread of an axis
+_NEARLY = 1 + 1e-9
 _MOST_IMAGES = 2**22  # times BOUND^2 = 2^40, still below 2^62
 
 
@@ -179,7 +182,36 @@ def _axes(run: Run, codes: Integers) -> tuple[Array, Array, Array]:
     run.watch.phase(AXES, 1)
     released = _released_moments(run, AXES, [codes], codes.shape[1])[0]
     run.watch.advance(1)
-    return axes_of(released)
+
+    def made() -> dict[str, Tensor]:
+        return dict(zip(_LINEAR, map(torch.from_numpy, axes_of(released)), strict=True))
+
+    agreed = run.agreed(AXES, made)
+    return _checked(agreed, codes.shape[1])
+
+
+def _checked(agreed: dict[str, Tensor], size: int) -> tuple[Array, Array, Array]:
+    """What `axes_of` gives, from whoever made it. Errors: PrivacyRefused for numbers that it never gives.
+
+    privacy: with wilder ones the integers of a record's code would wrap round, and its norm would not be bounded.
+    """
+    shapes = {"mean": (size,), "axes": (size, size), "spread": (size,)}
+    for name, shape in shapes.items():
+        part = agreed.get(name)
+        if part is None or part.shape != shape or part.dtype != torch.float64 or not part.isfinite().all():
+            raise PrivacyRefused(
+                f"the agreed {name} of the images' codes is none; do not trust the coordinator"
+            )
+    mean, axes, spread = (agreed[name].numpy() for name in _LINEAR)
+    if (
+        np.linalg.norm(mean) > BOUND * _NEARLY
+        or np.abs(axes).max() > _NEARLY
+        or spread.min() * _NEARLY < _LEAST
+    ):
+        raise PrivacyRefused(
+            "the agreed axes of the images' codes are out of range; do not trust the coordinator"
+        )
+    return mean, axes, spread
 
 
 def axes_of(released: moments.Moments) -> tuple[Array, Array, Array]:
@@ -188,8 +220,7 @@ def axes_of(released: moments.Moments) -> tuple[Array, Array, Array]:
     # privacy: codes have norm at most BOUND, and products with a wilder center would no longer be exact integers
     mean = mean * min(1.0, BOUND / max(float(np.linalg.norm(mean)), 1e-300))
     values, vectors = np.linalg.eigh(covariance)
-    least = (1e-3 * BOUND) ** 2
-    return mean, vectors[:, ::-1].copy(), np.sqrt(np.maximum(values[::-1], least))
+    return mean, vectors[:, ::-1].copy(), np.sqrt(np.maximum(values[::-1], _LEAST**2))
 
 
 def _encoder(axes: Array, spread: Array, sizes: Sizes) -> Integers:

@@ -4,10 +4,12 @@ import copy
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -21,6 +23,9 @@ from privae.models.image import ImageModel
 from privae.models.latent import LatentModel
 from privae.models.likelihoods import Bernoulli, Categorical
 from privae.models.table import TableModel
+from privae.plan import Plan
+from privae.privacy.guarantee import Guarantee
+from privae.privacy.ledger import Ledger
 from privae.recipes import gradients, image, table
 from privae.recipes.gradients import Training
 from privae.recipes.phases import CATEGORIES, Budget, Draft, Run, statistics
@@ -197,19 +202,20 @@ class TableRecipe:
             likelihood = Categorical(tuple(codec.sizes.tolist()))
             records = (codec.onehot(codes), _none(len(codes)).numpy())
             return FittedTable(schema, gradients.fit(run, records, likelihood, 1, self._network(codec)))
-        fitted, layout = table.fit(run, codes, codec)
-        samples = codec.onehot(table.with_label(fitted.model, layout, gradients.WARM_ROWS, 0))
+        released = table.counted(run, codes, codec)
+        fitted = cache(lambda: table.mixture(run, released))
         sizes = tuple(codec.sizes.tolist())
-        network = gradients.warm_start(
-            gradients.default_network(samples.shape[1], 1, self.training),
-            samples,
-            sizes,
-            codec.label,
-            run.watch,
-        )
+        network = gradients.default_network(sum(sizes), 1, self.training)
+
+        def warm() -> dict[str, torch.Tensor]:
+            drawn = table.with_label(fitted().model, released.layout, gradients.WARM_ROWS, 0)
+            samples = codec.onehot(drawn)
+            return gradients.warm_start(network, samples, sizes, codec.label, run.watch).state_dict()
+
+        network.load_state_dict(run.agreed("warm start", warm))
         if run.plan.phase(gradients.GRADIENTS) is not None:
-            gradients.refine(run, network, codec.onehot(codes), Categorical(sizes))
-        return FittedTable(schema, TableModel(fitted.model, network, sizes, layout.label))
+            gradients.refine(run, network, codec.onehot(codes), Categorical(sizes), self.training.share)
+        return FittedTable(schema, TableModel(fitted().model, network.eval(), sizes, released.layout.label))
 
     def _network(self, codec: Codec) -> nn.Module:
         return copy.deepcopy(self.network) or gradients.default_network(
@@ -299,6 +305,23 @@ def to_members(fitted: Fitted) -> tuple[dict[str, bytes], dict[str, torch.Tensor
     return members, fitted.model.state()
 
 
+def archived(fitted: Fitted, plan: Plan, guarantee: Guarantee, ledger: Ledger) -> dict[str, bytes]:
+    """The members of a model file: model, schema, plan, guarantee and ledger."""
+    members, state = to_members(fitted)
+    return members | {
+        "plan.toml": plan.dumps().encode(),
+        "guarantee.json": json.dumps(guarantee.to_dict()).encode(),
+        "ledger.jsonl": ledger.dumps().encode(),
+        "weights.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in state.items()}),
+    }
+
+
+def recipe_of(schema: Schema | ImageSchema, plan: Plan) -> TableRecipe | ImageRecipe:
+    """The recipe that a plan was made with, for networks of privae's own."""
+    made = ImageRecipe if isinstance(schema, ImageSchema) else TableRecipe
+    return made(schema, plan.recipe == "gradients", Training.of(plan))  # type: ignore[arg-type]
+
+
 def identity(fitted: Fitted, ledger_head: str) -> str:
     """A name for one fit, of its ledger and its numbers: fits of the same plan on one day have the same ledger."""
     hashed = hashlib.sha256(ledger_head.encode())
@@ -338,7 +361,14 @@ def from_members(
 
 
 def _noted(draft: Draft, network: nn.Module | None) -> Draft:
-    """The draft, saying whether the network is the caller's own."""
+    """The draft, saying whether the network is the caller's own.
+
+    Errors: UsageError for an encoder that would stay at its first weights.
+    """
+    if draft.settings.get("share") == "decoder":
+        raise UsageError(
+            'share = "decoder" needs an encoder that was released: leave out recipe = "gradients" and ask for fidelity'
+        )
     return draft if network is None else replace(draft, settings=draft.settings | {"own_network": True})
 
 

@@ -179,6 +179,17 @@ class Run:
             self.transcript[name] = released
         return released
 
+    def agreed(self, name: str, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:  # noqa: ARG002
+        """What follows from releases alone and the next phase rests on: made once, where several places fit together.
+
+        Processors differ in the last bits of eigenvectors and trainings, so places do not make it each on their own.
+        """
+        return self.group.same(make)
+
+    def mechanism(self, name: str) -> Mechanism:
+        """What releases the sums of a gradient phase."""
+        return self._phase(name).mechanism()
+
     def hands(self, name: str) -> Hands:
         """Who trains the gradient phase of that name, and what keeps its state."""
         return Hands(self.group, self.keeper, name, self.device)

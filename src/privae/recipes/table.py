@@ -188,8 +188,17 @@ def mirrored(released: Array, layout: Layout) -> Array:
     return tables + tables.transpose(0, 2, 1)
 
 
-def fit(run: Run, codes: NDArray[np.int32], codec: Codec) -> tuple[MixtureFit, Layout]:
-    """The mixture of a table: the whole budget in one release, the rest post-processing.
+@dataclass(frozen=True)
+class Counted:
+    """Released pair tables [classes, cells, cells], their layout, and the standard deviation of their noise."""
+
+    tables: Array
+    layout: Layout
+    deviation: float
+
+
+def counted(run: Run, codes: NDArray[np.int32], codec: Codec) -> Counted:
+    """The whole budget in one release; the rest is post-processing.
 
     Errors: DataError when the *released* counts say that there is next to nothing to learn from.
     """
@@ -200,9 +209,20 @@ def fit(run: Run, codes: NDArray[np.int32], codec: Codec) -> tuple[MixtureFit, L
     run.watch.advance(1)
     deviation = run.deviation(TABLES)
     _check_released(tables, layout, deviation, [codec.names[i] for i in layout.columns])
-    margins = clean_margins(tables, layout.sizes)
-    fitted = fit_mixture(tables, margins, layout.sizes, deviation, MixtureSettings(), run.watch)
-    return fitted, layout
+    return Counted(tables, layout, deviation)
+
+
+def mixture(run: Run, released: Counted) -> MixtureFit:
+    """The mixture of product distributions that released tables were drawn from, as nearly as their noise tells."""
+    sizes = released.layout.sizes
+    margins = clean_margins(released.tables, sizes)
+    return fit_mixture(released.tables, margins, sizes, released.deviation, MixtureSettings(), run.watch)
+
+
+def fit(run: Run, codes: NDArray[np.int32], codec: Codec) -> tuple[MixtureFit, Layout]:
+    """The mixture of a table, and its layout. Errors: those of `counted`."""
+    released = counted(run, codes, codec)
+    return mixture(run, released), released.layout
 
 
 def with_label(mixture: ProductMixture, layout: Layout, count: int, seed: int) -> NDArray[np.int32]:

@@ -13,6 +13,7 @@ from privae.plan import Plan, sampler_delta
 from privae.privacy.ledger import Charge, Ledger
 from privae.privacy.mechanism import Event
 from privae.privacy.noise import NoiseSource
+from privae.privacy.sampling import CLIENT
 from privae.training.state import FORGETFUL, Checkpoint, Keeper
 from privae.training.watch import Watch
 
@@ -39,7 +40,7 @@ class Books:
     def __init__(self, plan: Plan, noise: NoiseSource, places: Places) -> None:
         self.plan, self.noise, self.places = plan, noise, places
         self.kept: Checkpoint | None = None
-        self._own = Ledger.fresh(plan.delta)
+        self._own = Ledger.fresh(plan.delta, plan.unit)
         self._shared: Ledger | None = None
 
     @property
@@ -103,16 +104,10 @@ class Books:
         Errors: PrivacyRefused for another event than planned, more steps, or another order; or if another
             process took the fit over.
         """
-        before = charges_of(self.own)
-        if not follows([*before, (phase, event)], self.plan):
-            raise PrivacyRefused(f"phase '{phase}' is about to do something else than was planned")
+        following = next_charge(self.own, self.plan, phase, event)
         if self.kept and self._shared and self._shared.holder(self.kept.reservation) != self.kept.tokens[-1]:
             raise PrivacyRefused("this fit was resumed elsewhere from a copy of its checkpoint; it ends here")
-        added = 0.0 if before else self.plan.delta_threshold + self.plan.delta_sampler
-        charge = Charge(self.plan.hash, self.plan.schema_hash, phase, event, added_delta=added)
-        planned = self.plan.phase(phase)
-        last = planned is not None and self.own.charged(phase) + event.steps == planned.steps
-        self.own.spend([charge], fine=last)
+        self.own.spend([following], fine=ends(self.own, self.plan, phase, event))
         if self.kept:
             self.kept.write()
         return self.own.entries[-1].epsilon
@@ -131,16 +126,7 @@ class Books:
         cap = self._shared.cap
         if cap is None:
             raise UsageError("this ledger has no cap; open one for the data set with: privae ledger open")
-        # the sampler's share of delta at the cap's epsilon, which is what the ledger promises
-        added = self.plan.delta_threshold + sampler_delta(max(self.plan.epsilon, cap.epsilon))
-        self._shared.spend(
-            [
-                Charge(
-                    self.plan.hash, self.plan.schema_hash, p.name, p.event(), added_delta=0.0 if i else added
-                )
-                for i, p in enumerate(self.plan.phases)
-            ]
-        )
+        self._shared.spend(whole_plan(self.plan, cap.epsilon))
         return self._shared.head
 
     def _resume(self, path: Path) -> None:
@@ -199,6 +185,40 @@ def _take_over(kept: Checkpoint, shared: Ledger) -> None:
     kept.write()
     shared.resume(kept.reservation, known, token)
     kept.tokens = (token,)
+
+
+def next_charge(own: Ledger, plan: Plan, phase: str, event: Event) -> Charge:
+    """The next charge of a plan, for its model's own ledger; the first one bears what the plan adds to delta.
+
+    Errors: PrivacyRefused for another event than planned, more steps, or another order.
+    """
+    before = charges_of(own)
+    if not follows([*before, (phase, event)], plan):
+        raise PrivacyRefused(f"phase '{phase}' is about to do something else than was planned")
+    added = 0.0 if before else plan.delta_threshold + plan.delta_sampler
+    return Charge(plan.hash, plan.schema_hash, phase, event, unit=plan.unit, added_delta=added)
+
+
+def ends(own: Ledger, plan: Plan, phase: str, event: Event) -> bool:
+    """Whether a phase is whole with this event."""
+    planned = plan.phase(phase)
+    return planned is not None and own.charged(phase) + event.steps == planned.steps
+
+
+def whole_plan(plan: Plan, cap: float) -> list[Charge]:
+    """All charges of a plan, for the ledger of a data set, whose cap is an epsilon of `cap`.
+
+    It is a ledger of records: a plan that bounds a whole client's part by C moves it by at most 2C when one record
+    comes or goes, so its noise counts half.
+    """
+    half = 0.5 if plan.unit == CLIENT else 1.0
+    # the sampler's share of delta at the cap's epsilon, which is what the ledger promises
+    added = plan.delta_threshold + sampler_delta(max(plan.epsilon, cap))
+    return [
+        Charge(plan.hash, plan.schema_hash, phase.name, event, added_delta=0.0 if i else added)
+        for i, phase in enumerate(plan.phases)
+        for event in [replace(phase.event(), noise_multiplier=phase.event().noise_multiplier * half)]
+    ]
 
 
 def charges_of(ledger: Ledger) -> list[tuple[str, Event]]:

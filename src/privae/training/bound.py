@@ -13,7 +13,7 @@ from privae.errors import PrivacyRefused
 from privae.privacy.clipping import Clipping, Kind, Quantile
 from privae.privacy.correlated import Stream
 from privae.privacy.gradients import Summation
-from privae.privacy.mechanism import Mechanism, Noise, for_gradients
+from privae.privacy.mechanism import Joint, Mechanism, Noise, for_gradients
 from privae.privacy.noise import NoiseSource, ahead
 from privae.training.group import Group
 
@@ -56,6 +56,10 @@ class Bound:
             raise PrivacyRefused(
                 "a stream has one sensitivity for all its steps; keep the clip norm fixed in it"
             )
+        if quantile and isinstance(self.planned, Joint):
+            raise PrivacyRefused(
+                "votes on a clip norm are not summed between sites; keep the clip norm fixed"
+            )
         self.clip_norm = quantile.start if quantile else self.planned.clip_norm
         self._votes = torch.zeros(1, dtype=torch.int64)
 
@@ -87,7 +91,8 @@ class Bound:
     @contextmanager
     def noise_ahead(self, noise: NoiseSource, steps: int) -> Iterator[Noise]:
         """The mechanism's noise, the next step's drawn by a thread while this one's products run."""
-        little = not self.planned.noise_multiplier or self.size < _WORTH_A_THREAD or steps < 2
+        elsewhere = isinstance(self.planned, Joint) or not self.planned.noise_multiplier
+        little = elsewhere or self.size < _WORTH_A_THREAD or steps < 2
         if little or self.rule.quantile or not self.group.first or not _a_core_is_idle(self.group.size):
             yield noise
             return

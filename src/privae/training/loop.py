@@ -6,7 +6,7 @@ SGD. It trains in one process or in several (`Hands.group`), and goes on where a
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from privae.errors import UsageError
 from privae.privacy.gradients import BY_VMAP, Loss, Parts, Summation, clipped_gradient_sum, trainable
-from privae.privacy.mechanism import Event, Mechanism
+from privae.privacy.mechanism import Event, Joint, Mechanism
 from privae.privacy.noise import NoiseSource
-from privae.privacy.sampling import Sampling, places_of, refuse_rows_of_persons
+from privae.privacy.sampling import CLIENT, Poisson, Sampling, places_of, refuse_rows_of_persons
 from privae.training.bound import Bound, Rule
 from privae.training.group import ALONE, Group
 from privae.training.optimizers import Average, CorrectedAdam, FlatParameters, Optimizer, optimizer_of
@@ -104,13 +104,52 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Local:
+    """Steps of gradient descent that a site takes by itself before it sends how far its weights went (FedAvg).
+
+    batch: expected records a step. proximal: pull back to the weights that the round began with (FedProx).
+    Source: McMahan et al. 2017, arXiv:1602.05629; Li et al. 2020, arXiv:1812.06127.
+    """
+
+    steps: int = 10
+    learning_rate: float = 0.05
+    batch: int = 64
+    proximal: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or not self.learning_rate > 0 or not self.proximal >= 0:
+            raise UsageError(
+                "local steps, their batch and their learning rate are positive, the pull not negative"
+            )
+
+    def settings(self) -> dict[str, int | float | str | bool | None]:
+        """As a plan says it."""
+        own = {"local_steps": self.steps, "local_rate": self.learning_rate}
+        return {"unit": CLIENT, **own, "local_batch": self.batch, "proximal": self.proximal}
+
+    @classmethod
+    def of(cls, settings: Mapping[str, int | float | str | bool | None]) -> "Local | None":
+        """Inverse of `settings`; None for a plan without local steps."""
+        if settings.get("unit") != CLIENT:
+            return None
+        names = ("local_steps", "local_rate", "local_batch", "proximal")
+        steps, rate, batch, pull = (float(settings.get(name) or 0) for name in names)
+        return cls(int(steps), rate, int(batch), pull)
+
+
+@dataclass(frozen=True)
 class Hands:
-    """Who does the work: the processes, the device, and where the state of a phase is kept for a resumed run."""
+    """Who does the work: the processes, the device, and where the state of a phase is kept for a resumed run.
+
+    coins: secret coins of a step, where a step that is run again must draw the same ones (a site that was killed
+    sends byte for byte what it sent before); None: those of the release, in their order.
+    """
 
     group: Group = ALONE
     keeper: Keeper = FORGETFUL
     phase: str = "gradients"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    coins: Callable[[int], NoiseSource] | None = field(default=None, repr=False)
 
 
 def train(  # noqa: PLR0913  who, what, how, and who is told
@@ -140,14 +179,14 @@ def train(  # noqa: PLR0913  who, what, how, and who is told
     progress = _Progress(schedule, bound, hands)
     # privacy: how many numbers a batch takes tells its size, so they are not counted with those of the noise
     latent = NoiseSource(release.noise.words(4).tobytes()) if objective.noise_size else release.noise
-    batches = release.sampling.batches(len(records[0]), schedule.steps - progress.start, release.noise)
+    drawn = _drawn(release, len(records[0]), (progress.start, schedule.steps), latent, hands)
     with FlatParameters(parameters) as flat, bound.noise_ahead(release.noise, schedule.steps) as noise:
         progress.begin(flat.values)
         total: Tensor | None = None
         try:
             for step, epsilon in _charged_steps(release, schedule, progress, flat.values):
-                batch = hands.group.same(lambda: next(batches))
-                parts = _parts(records, batch, objective, latent, hands)
+                batch, coins = next(drawn)
+                parts = _parts(records, batch, objective, coins, hands)
                 total = clipped_gradient_sum(
                     model, objective.loss, parts, bound.clipping, objective.summation, bound.observe, total
                 )
@@ -160,6 +199,54 @@ def train(  # noqa: PLR0913  who, what, how, and who is told
     unusable = int(hands.group.sum(torch.tensor(float(bound.unusable))))
     if unusable:
         watch.aside(f"{unusable} gradients of records were not finite, and counted as zero")
+
+
+def local_rounds(
+    model: nn.Module,
+    objective: Objective,
+    records: Parts,
+    release: Release,
+    schedule: tuple[int, int, Local],
+    hands: Hands,
+) -> None:
+    """Train by rounds of local steps: the weights move by the released sum of the sites' moves, over how many they are.
+
+    schedule: rounds, sites as declared, local steps. Guarantee: that of the mechanism for one *site*: all that its
+    records do is one move of L2 norm at most the clip norm, of a sum that every site is in (sampling rate 1).
+    Sites weigh the same, whatever their number of records, which stays secret. A move that is not finite counts as
+    zero; a place without records moves nothing.
+    Errors: UsageError where no other place is asked: one site's move is not hidden by anybody's.
+    """
+    rounds, sites, local = schedule
+    if not isinstance(release.mechanism, Joint) or hands.coins is None:
+        raise UsageError("local steps are between the sums of several sites; fit with: privae federated")
+    with FlatParameters(trainable(model)) as flat:
+        release.charge(release.sampling.event(release.mechanism, rounds))
+        for step in range(rounds):
+            move = _move(model, flat.values, objective, records, local, hands.coins(step))
+            norm = float(move.double().norm())
+            # privacy: a site that sent more than the clip norm would move the sum by more than was charged
+            kept = min(1.0, release.mechanism.clip_norm / max(norm, 1e-300)) if math.isfinite(norm) else 0.0
+            clipped = move.nan_to_num(0.0, 0.0, 0.0).double() * kept
+            flat.values += release.mechanism.release(clipped, release.noise, float(sites)).to(flat.values)
+
+
+def _move(
+    model: nn.Module, values: Tensor, objective: Objective, records: Parts, local: Local, coins: NoiseSource
+) -> Tensor:
+    """How far local steps move the weights [p]; they are put back."""
+    begin = values.clone()
+    rate = min(1.0, local.batch / max(len(records[0]), 1))
+    for batch in Poisson(rate).batches(len(records[0]), local.steps, coins):
+        if len(batch):
+            parts = _parts(records, batch, objective, coins, Hands())
+            found = torch.autograd.grad(objective.loss(model, parts).mean(), trainable(model))
+            gradient = torch.cat([part.flatten() for part in found])
+            with torch.no_grad():
+                values -= local.learning_rate * (gradient + local.proximal * (values - begin))
+    moved = values - begin
+    values.copy_(begin)
+    return moved
 
 
 class _Progress:
@@ -222,6 +309,20 @@ def _charged_steps(
         for step in range(start, start + size):
             yield step, epsilon
         progress.keep(values, start + size)
+
+
+def _drawn(
+    release: Release, n: int, steps: tuple[int, int], latent: NoiseSource, hands: Hands
+) -> Iterator[tuple[NDArray[np.int64], NoiseSource]]:
+    """The batch of every step from the first to the last, and the coins that its records' numbers are drawn from."""
+    first, last = steps
+    if hands.coins is None:
+        batches = release.sampling.batches(n, last - first, release.noise)
+        while True:
+            yield hands.group.same(lambda: next(batches)), latent
+    for step in range(first, last):
+        coins = hands.coins(step)
+        yield next(release.sampling.batches(n, 1, coins)), coins
 
 
 def _parts(

@@ -161,7 +161,7 @@ class Checkpoint:
 
     def __init__(self, path: Path, plan: Plan, noise: NoiseSource) -> None:
         self.path, self.plan = path, plan
-        self.ledger = Ledger.fresh(plan.delta)
+        self.ledger = Ledger.fresh(plan.delta, plan.unit)
         self.code_version = files.code_version()
         self.fixed = noise.fixed
         self.drawn_before = 0  # numbers, by the lives before this one

@@ -1,0 +1,5 @@
+"""Several sites, one model: the same recipe at every place, whose sums are formed under masks.
+
+round and masking form one sum; study and fit say which sums a plan needs; site and coordinator are the two ends,
+messages in and messages out; engine carries the messages.
+"""

@@ -1,0 +1,262 @@
+"""What all places of a study were told, as one chain of hashes, and the ledger that each keeps its own replica of.
+
+A step of the chain is a sum, a union of texts, or tensors that follow from such, and everything a place computes
+follows from the steps before. So two places that sign the same end of the chain were told the same, bit for bit.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from privae import files
+from privae.custody import keys
+from privae.errors import ArtifactError, PrivacyRefused, ProtocolError, UsageError
+from privae.federated.fit import Ask, Sum
+from privae.federated.messages import tensors_of, tensors_to_bytes
+from privae.federated.study import Study
+from privae.plan import Plan
+from privae.privacy.ledger import Ledger
+from privae.privacy.mechanism import Event
+from privae.training.books import charges_of, ends, follows, next_charge
+
+GENESIS = "0" * 64
+MODEL, ROUNDS, BOOK, SIGNATURES = "model.privae", "rounds.jsonl", "ledger.jsonl", "signatures.json"
+_CLOSE = 1e-6  # relative; processors differ in the last bits of epsilon
+
+
+class Step(BaseModel):
+    """One thing that all places were told. Public: names, numbers of the plan and hashes.
+
+    sites: whose numbers are in it. word: bytes of its integers; content: SHA-256 of what was told.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: int
+    kind: Literal["sum", "texts", "agreed"]
+    phase: str
+    step: int
+    sites: tuple[str, ...]
+    word: int
+    content: str
+    previous: str
+    hash: str = ""
+
+    def sealed(self) -> "Step":
+        """The same step with the hash of everything else in it."""
+        return self.model_copy(update={"hash": files.digest(self.model_dump(exclude={"hash"}))})
+
+    def line(self) -> bytes:
+        """Canonical JSON, one line."""
+        return files.canonical_json(self.model_dump()) + b"\n"
+
+
+def step_of(ask: Ask, told: bytes, sites: Sequence[str], word: int, before: Sequence[Step]) -> Step:
+    """The next step of a chain."""
+    return Step(
+        index=len(before),
+        kind=ask.kind,
+        phase=ask.phase,
+        step=ask.step,
+        sites=tuple(sites),
+        word=word,
+        content=hashlib.sha256(told).hexdigest(),
+        previous=head_of(before),
+    ).sealed()
+
+
+def head_of(steps: Sequence[Step]) -> str:
+    """The hash that names a whole chain."""
+    return steps[-1].hash if steps else GENESIS
+
+
+def parse_steps(text: str) -> list[Step]:
+    """A chain from its JSON lines. Errors: ArtifactError unless every hash holds."""
+    try:
+        steps = [Step.model_validate_json(line) for line in text.splitlines()]
+    except ValidationError:
+        raise ArtifactError("a line of the rounds does not read; restore a copy") from None
+    for index, step in enumerate(steps):
+        if (step.index, step.previous, step.hash) != (index, head_of(steps[:index]), step.sealed().hash):
+            raise ArtifactError("the rounds were changed after they were written; restore a copy")
+    return steps
+
+
+def follow(ask: Ask, step: Step, told: bytes, before: Sequence[Step]) -> None:
+    """Check that a step is the next one, of what this place asks for. Errors: ProtocolError."""
+    if (step.kind, step.phase, step.step) != (ask.kind, ask.phase, ask.step):
+        raise ProtocolError(f"the coordinator tells of another step than '{ask.phase}', which is due")
+    if step != step_of(ask, told, step.sites, step.word, before):
+        raise ProtocolError("what the coordinator tells does not follow from what it told before")
+
+
+def encoded(ask: Ask, value: Any, word: int) -> bytes:  # noqa: ANN401  integers, texts or tensors, by the ask's kind
+    """What is told, as bytes."""
+    if ask.kind == "sum":
+        return bytes(np.asarray(value).astype(f"<i{word}").tobytes())
+    return files.canonical_json(value) if ask.kind == "texts" else tensors_to_bytes(value)
+
+
+def decoded(ask: Ask, raw: bytes, word: int) -> Any:  # noqa: ANN401
+    """Inverse of `encoded`. Errors: ProtocolError for what does not fit the ask."""
+    if ask.kind == "agreed":
+        return tensors_of(raw)
+    if isinstance(ask, Sum):
+        if word not in (4, 8) or len(raw) != word * len(ask.values):
+            raise ProtocolError("a sum has another number of numbers than was asked for")
+        return np.frombuffer(raw, f"<i{word}").astype(np.int64)
+    try:
+        texts = json.loads(raw)
+    except ValueError:
+        texts = None
+    columns = texts if isinstance(texts, list) else [None]
+    if not all(isinstance(c, list) and all(isinstance(one, str) for one in c) for c in columns):
+        raise ProtocolError("texts that were released do not read")
+    return texts
+
+
+@dataclass
+class Account:
+    """The charges of a recipe under way, and the model's ledger of them: made by the coordinator, checked by a site."""
+
+    plan: Plan
+    ledger: Ledger
+    charges: list[tuple[str, Event]] = field(default_factory=list)
+    _text: str = field(default="", repr=False)
+
+    def charge(self, phase: str, event: Event) -> None:
+        """A recipe is about to release. Errors: PrivacyRefused for anything else than the plan's next event."""
+        if not follows([*self.charges, (phase, event)], self.plan):
+            raise PrivacyRefused(f"phase '{phase}' is about to do something else than was planned")
+        self.charges.append((phase, event))
+
+    def written(self) -> bool:
+        """Write down what was charged and is not in the ledger yet; whether there was any."""
+        before = len(self.ledger.entries)
+        if charges_of(self.ledger) != self.charges[:before]:
+            raise ArtifactError("the ledger does not follow from the plan; restore a copy")
+        _spend(self.ledger, self.plan, self.charges[before:])
+        return len(self.ledger.entries) > before
+
+    def adopt(self, text: str) -> bool:
+        """Take over the coordinator's ledger, if it is what this place would have written; whether it grew.
+
+        Errors: ProtocolError if it is anything else.
+        """
+        if self.ledger.entries and text == self._text and len(self.charges) == len(self.ledger.entries):
+            return False
+        try:
+            theirs = Ledger.parse(text)
+        except ArtifactError:
+            raise ProtocolError("the ledger that the coordinator sends does not read") from None
+        own, known = Ledger(self.ledger.entries, _terms(self.ledger), None), len(self.ledger.entries)
+        heads = [entry.hash for entry in self.ledger.entries]
+        if [e.hash for e in theirs.entries[:known]] != heads or charges_of(theirs) != self.charges:
+            raise ProtocolError("the ledger that the coordinator sends does not show what is due")
+        _spend(own, self.plan, self.charges[known:])
+        for mine, entry in zip(own.entries[known:], theirs.entries[known:], strict=True):
+            named = mine.model_copy(
+                update={"time": entry.time, "previous_hash": entry.previous_hash, "epsilon": entry.epsilon}
+            )
+            close = (
+                abs(mine.epsilon - entry.epsilon) <= _CLOSE * mine.epsilon or mine.epsilon == entry.epsilon
+            )
+            if named.sealed().hash != entry.hash or not close:
+                raise ProtocolError(
+                    "the ledger that the coordinator sends charges something else than is due"
+                )
+        self.ledger, self._text = theirs, text
+        return len(theirs.entries) > known
+
+
+def _spend(ledger: Ledger, plan: Plan, charges: Sequence[tuple[str, Event]]) -> None:
+    for phase, event in charges:
+        ledger.spend([next_charge(ledger, plan, phase, event)], fine=ends(ledger, plan, phase, event))
+
+
+def _terms(ledger: Ledger) -> Any:  # noqa: ANN401  private to the ledger
+    return ledger.delta, ledger.unit, ledger.relation
+
+
+def charged(study: Study, entry: str) -> bytes:
+    """What a site signs of an entry of the ledger before it computes for it."""
+    return files.canonical_json(["ledger", study.context, entry])
+
+
+def ended(study: Study, steps: str, ledger: str, model: str) -> bytes:
+    """What a site signs at the end: all rounds, the whole ledger, and the SHA-256 of the model's file."""
+    return files.canonical_json(["end", study.context, steps, ledger, model])
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a folder of a study proves: who signed what."""
+
+    study: Study
+    plan: Plan
+    ledger: Ledger
+    steps: tuple[Step, ...]
+    signed: Mapping[str, Sequence[str]]
+    ended: tuple[str, ...]
+
+    def lines(self) -> Iterator[str]:
+        """In words, one line a fact."""
+        study, last = self.study, self.ledger.entries[-1]
+        yield f"study {study.name}: {len(study.sites)} sites, plan {self.plan.hash[:16]}, attempt {study.attempt}"
+        yield f"epsilon {last.epsilon:.4g} at delta {last.delta:g}, of {self.plan.epsilon:g} planned"
+        for entry in self.ledger.entries:
+            names = self.signed.get(entry.hash, ())
+            yield f"charge {entry.index}: {entry.phase}, signed by {len(names)} of {len(study.sites)} sites"
+        sums = [len(step.sites) for step in self.steps if step.kind != "agreed"]
+        yield f"{len(sums)} rounds, of {min(sums, default=0)} to {max(sums, default=0)} sites each"
+        yield f"the end was signed by: {', '.join(self.ended) or 'nobody'}"
+
+
+def verify(folder: Path) -> Verified:
+    """Check everything that a study's ledger folder shows; a function of its files alone.
+
+    Guarantee: every entry and step is in its place, the charges are those of the plan that the study names, and
+    each counted signature is a site's own. Errors: UsageError for a folder that is none; ArtifactError.
+    """
+    texts = {}
+    for name in ("study.toml", "plan.toml", BOOK, ROUNDS, SIGNATURES):
+        try:
+            texts[name] = (folder / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise UsageError(f"{folder} is no ledger of a study: {name} cannot be read") from None
+    study, plan = Study.loads(texts["study.toml"]), Plan.loads(texts["plan.toml"])
+    if plan.hash != study.plan:
+        raise ArtifactError("the plan in the folder is not the one that the study names")
+    ledger, steps = Ledger.parse(texts[BOOK]), parse_steps(texts[ROUNDS])
+    if not follows(charges_of(ledger), plan) or {e.plan_hash for e in ledger.entries} != {plan.hash}:
+        raise ArtifactError("the ledger does not follow from the plan")
+    least = min(circle.need for circle in study.circles(0))
+    for step in steps:
+        if step.kind == "sum" and (len(step.sites) < least or not set(step.sites) <= set(study.sites)):
+            raise ArtifactError(f"round {step.index} is of fewer sites than the study allows")
+    try:
+        marks = json.loads(texts[SIGNATURES])
+        model, ends_of = str(marks["model"]), dict(marks["ended"])
+        books = {str(head): dict(names) for head, names in marks["charged"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ArtifactError("the signatures do not read; restore a copy") from None
+    signed = {
+        entry.hash: _signers(study, charged(study, entry.hash), books.get(entry.hash, {}))
+        for entry in ledger.entries
+    }
+    over = _signers(study, ended(study, head_of(steps), ledger.head, model), ends_of)
+    return Verified(study, plan, ledger, tuple(steps), signed, tuple(over))
+
+
+def _signers(study: Study, statement: bytes, marks: Mapping[str, str]) -> list[str]:
+    """Who signed a statement. Errors: ArtifactError for a signature that is not what it says."""
+    for name, mark in marks.items():
+        if name not in study.sites or not keys.check(study.sites[name], str(mark), statement):
+            raise ArtifactError(f"a signature of {name} does not hold; do not trust this ledger")
+    return list(marks)

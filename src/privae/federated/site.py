@@ -1,0 +1,384 @@
+"""A site's end of a study: messages in, messages out, and nothing that its own policy and ledger do not allow.
+
+Written ahead, so that a killed site goes on as if nothing had happened and never sends two things where one was
+charged: the whole plan is spent from the site's own ledger, and its secret kept, before the first answer; what it
+puts into a sum, and which set of sites it opens, before it says so. It keeps no records and no sums on disk.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from privae import files
+from privae.custody.keys import SigningKey, signing_key
+from privae.data.images import ImageSchema, read_images
+from privae.data.schema import Schema
+from privae.data.tables import read_table
+from privae.errors import DataError, PrivacyRefused, PrivaeError, ProtocolError, UsageError
+from privae.federated import chain, round
+from privae.federated.chain import Account, Step, charged, decoded, ended, follow, head_of
+from privae.federated.fit import Ask, Place, Sum, Talk, Texts, begin, noised
+from privae.federated.masking import as_words, derive
+from privae.federated.messages import COORDINATOR, REFUSED, Message, read, refusal
+from privae.federated.round import KINDS, Fields, Seat, Words
+from privae.federated.study import Allowance, SitePolicy, Study, text_in
+from privae.plan import Plan
+from privae.privacy.ledger import Ledger
+from privae.privacy.noise import NoiseSource
+from privae.recipes.modality import recipe_of
+from privae.training.books import whole_plan
+
+Records = tuple[Any, Any]
+Answer = tuple[Fields, bytes]
+_LOG = logging.getLogger("privae.federated")
+FINISH = "finish"
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a site brings: the study it agreed to, its policy and key, its records, and where its state is kept.
+
+    records: reads (x, y) as the schema says. ledger: of its data, over all studies; None keeps none (simulation).
+    """
+
+    study: Study
+    policy: SitePolicy
+    key: SigningKey = field(repr=False)
+    records: Callable[[], Records] = field(repr=False)
+    shelf: files.Shelf = field(repr=False)
+    ledger: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """This site's name: that of its key in the roster. Errors: UsageError."""
+        for name, public in self.study.sites.items():
+            if public == self.key.public:
+                return name
+        raise UsageError(
+            "this site's key is not in the study's roster; send its public key to the coordinator"
+        )
+
+
+class Site:
+    """One site of one study. `answer` is all that the outside can do to it."""
+
+    def __init__(self, own: Own) -> None:
+        self.own, self.name = own, own.name
+        self._work: _Work | None = None
+        self._last = (b"", b"")
+
+    @classmethod
+    def open(cls, kit: Path) -> "Site":
+        """The site of a kit: local/study.toml, local/site.toml and local/site.key; its state is kept in privae/.
+
+        Errors: UsageError for a file that is missing or does not read.
+        """
+        study = Study.loads(text_in(kit / "local" / "study.toml"))
+        policy = SitePolicy.load(kit / "local" / "site.toml")
+        key = signing_key(kit / "local" / "site.key")
+        shelf = files.Shelf(kit / "privae" / study.hash[:16])
+        schema = study.schema_of
+        return cls(
+            Own(
+                study,
+                policy,
+                key,
+                lambda: records_of(policy, schema, kit),
+                shelf,
+                kit / policy.ledger,
+            )
+        )
+
+    def answer(self, data: bytes) -> bytes:
+        """The answer to a message, signed. Whatever goes wrong is an answer, too: never an exception.
+
+        The same message gets the same answer. Reasons that could tell of records are for this site's log only.
+        """
+        digest = hashlib.sha256(data).digest()
+        if self._last[0] == digest:
+            return self._last[1]
+        message = Message(COORDINATOR, self.own.study.context, -1, REFUSED)
+        try:
+            message = self._read(data)
+            fields, body = self._answered(message)
+        except PrivaeError as error:
+            _LOG.warning("%s refused: %s: %s", self.name, type(error).__name__, error)
+            fields, body = refusal(error), b""
+        except Exception as error:  # noqa: BLE001  privacy: the text of a stranger's error may hold a cell
+            _LOG.error("%s failed: %s", self.name, type(error).__name__)
+            fields, body = refusal(PrivaeError()), b""
+        answer = message.reply(self.name, fields, body).sealed(self.own.key.sign)
+        if REFUSED not in fields:
+            self._last = digest, answer
+        return answer
+
+    def _read(self, data: bytes) -> Message:
+        message = read(data, {COORDINATOR: self.own.study.coordinator})
+        if message.context != self.own.study.context:
+            raise ProtocolError("a message is of another study, or of another attempt of it")
+        return message
+
+    def _answered(self, message: Message) -> Answer:
+        if message.stage == FINISH:
+            return self._finish(message)
+        if message.stage == "open":
+            self._work = self._work or _Work.of(self.own, self.name, str(message.fields.get("plan")))
+            return self._work.opened(message)
+        if self._work is None or self._work.position != message.query:
+            return {"behind": self._work.position if self._work else 0}, b""
+        return self._work.stage(message)
+
+    def _finish(self, message: Message) -> Answer:
+        """Keep the model and what proves it, and sign the end of it all, if it goes on from what was seen here."""
+        fields = message.fields
+        steps = chain.parse_steps(str(fields.get("rounds")))
+        ledger = Ledger.parse(str(fields.get("ledger")))
+        seen, charges = (self._work.steps, self._work.account.ledger) if self._work else ([], None)
+        own = [entry.hash for entry in charges.entries] if charges else []
+        if steps[: len(seen)] != seen or [entry.hash for entry in ledger.entries][: len(own)] != own:
+            raise ProtocolError("the end of the study does not go on from what this site saw")
+        model = hashlib.sha256(message.body).hexdigest()
+        for name, content in ((chain.ROUNDS, fields["rounds"]), (chain.BOOK, fields["ledger"])):
+            self.own.shelf.put(name, str(content).encode())
+        self.own.shelf.put(chain.MODEL, message.body)
+        if self._work:
+            self._work.close()
+        return {
+            "signature": self.own.key.sign(ended(self.own.study, head_of(steps), ledger.head, model))
+        }, b""
+
+
+class _Work:
+    """A site's part in a fit under way: its recipe, what it was told, and the sum that is being formed."""
+
+    def __init__(self, own: Own, name: str, plan: Plan, root: bytes, records: Records) -> None:
+        self._own, self._name, self._plan, self._root = own, name, plan, root
+        self.account = Account(plan, Ledger.fresh(plan.delta, plan.unit))
+        self.steps: list[Step] = []
+        self._allowance = Allowance(len(own.study.sites))
+        self._words: tuple[int, Words] | None = None
+        place = Place(self.account.charge, derive(root, "place", name))
+        self._talk: Talk = begin(recipe_of(own.study.schema_of, plan), plan, own.study, place, records)
+
+    @classmethod
+    def of(cls, own: Own, name: str, text: str) -> "_Work":
+        """Begin, or begin again after a kill, once everything holds that this site asks for.
+
+        Errors: UsageError, PrivacyRefused for a plan or study that it does not let happen; ArtifactError.
+        """
+        plan = Plan.loads(text)
+        if plan.code_version != files.code_version():
+            raise UsageError(
+                f"the plan was made by privae {plan.code_version}, this site has {files.code_version()}"
+            )
+        own.study.check(plan)
+        own.policy.check(own.study, plan)
+        if plan.guarantee().epsilon > plan.epsilon:
+            raise PrivacyRefused("the plan's phases cost more than its epsilon; plan again")
+        records = own.records()
+        recipe_of(own.study.schema_of, plan).check(*records, plan.strict)
+        _reserve(own, plan)
+        root = own.shelf.get("root")
+        if root is None:
+            root = os.urandom(32)
+            own.shelf.put("root", root)
+        return cls(own, name, plan, root, records)
+
+    @property
+    def position(self) -> int:
+        """How many steps this site was told."""
+        return len(self.steps)
+
+    def close(self) -> None:
+        """End the recipe; its records are not needed any more."""
+        self._talk.close()
+
+    def opened(self, message: Message) -> Answer:
+        """Catch up with what the others were told, and begin with the sum that is due."""
+        self._told(message)
+        if self.position != message.query:
+            return {"behind": self.position}, b""
+        ask = self._due(message)
+        fields: Fields = {"ledger": self._charged(str(message.fields.get("ledger")))}
+        if isinstance(ask, Texts):
+            return fields | {"texts": self._locked_texts(ask.texts)}, b""
+        assert isinstance(ask, Sum)
+        if self._own.study.masking:
+            return fields | {"keys": round.advertise(self._seat)}, b""
+        words = self._contribution(ask)
+        self._lock("contribution", _hashed(words.tobytes()))
+        return fields, words.astype(KINDS[ask.word], copy=False).tobytes()
+
+    def stage(self, message: Message) -> Answer:
+        """A later stage of a sum under masks."""
+        seat, request, ask = self._seat, message.fields, self._due(message)
+        if not isinstance(ask, Sum) or not self._own.study.masking:
+            raise ProtocolError("this sum has no such stage")
+        self._charged_before()
+        if message.stage == "keys":
+            return round.share_keys(seat, request), b""
+        if message.stage == "shares":
+            words = self._contribution(ask)
+            masked = round.contribute(seat, request, words)
+            # privacy: the same noise under two sets of masks, or two noises, would be two releases
+            self._lock("contribution", f"{_hashed(words.tobytes())}/{_circled(request)}")
+            return {}, masked
+        # privacy: masks with others than those named now would not hide this site in the sum of those named
+        if not self._record().get("contribution", "").endswith(f"/{_circled(request)}"):
+            raise ProtocolError("this site hid its numbers among other sites than a request names")
+        if message.stage == "agree":
+            self._lock("members", json.dumps(self._enough(round.members_of(seat, request))))
+            return round.agree(seat, request), b""
+        if message.stage == "unmask":
+            members = self._enough(round.members_of(seat, request))
+            if self._record().get("members") != json.dumps(members):
+                raise ProtocolError("this site agreed to open another set of sites, or to none")
+            return round.reveal(seat, request), b""
+        raise ProtocolError("a message names a stage that the protocol has not")
+
+    def _told(self, message: Message) -> None:
+        start, lines, rest = (
+            message.fields.get("position"),
+            message.fields.get("steps"),
+            memoryview(message.body),
+        )
+        sizes = message.fields.get("sizes")
+        if not isinstance(start, int) or not isinstance(lines, list) or not isinstance(sizes, list):
+            raise ProtocolError("a message does not say what was told")
+        for index, (line, size) in enumerate(zip(lines, sizes, strict=True), start):
+            raw, rest = bytes(rest[:size]), rest[size:]
+            if index == self.position:
+                self._tell(Step.model_validate(line), raw)
+
+    def _tell(self, step: Step, raw: bytes) -> None:
+        ask = self._asked()
+        follow(ask, step, raw, self.steps)
+        if isinstance(ask, Sum):
+            self._allowance.take(len(ask.values))
+        value = decoded(ask, raw, step.word)
+        self.steps.append(step)
+        self._words = None
+        self._talk.tell(value)
+
+    def _asked(self) -> Ask:
+        ask = self._talk.asked()
+        if not isinstance(ask, Ask):
+            raise ProtocolError("the study is over, and the coordinator goes on")
+        return ask
+
+    def _due(self, message: Message) -> Ask:
+        ask = self._asked()
+        named = message.fields.get("due")
+        if message.stage == "open" and named != [ask.kind, ask.phase, ask.step]:
+            raise ProtocolError(f"the coordinator asks for another sum than '{ask.phase}', which is due")
+        return ask
+
+    def _charged(self, text: str) -> str:
+        """Check and keep the ledger with the charge of this sum; the signature of its end."""
+        if self.account.adopt(text):
+            self._own.shelf.put(chain.BOOK, self.account.ledger.dumps().encode())
+        return self._own.key.sign(charged(self._own.study, self.account.ledger.head))
+
+    def _charged_before(self) -> None:
+        if len(self.account.ledger.entries) != len(self.account.charges):
+            raise ProtocolError("a later stage of a sum came before its charge")
+
+    def _contribution(self, ask: Sum) -> Words:
+        """This site's numbers with its share of the noise, as they go under masks."""
+        if self._words is None:
+            self._allowance.take(len(ask.values))
+            # privacy: other coins if the history were another, so that no two sums ever share their noise
+            coins = NoiseSource(derive(self._root, "noise", self._name, self.position, head_of(self.steps)))
+            share = self._own.study.shared(self._own.study.circle_of(self._name, self.position), 1.0)
+            self._words = self.position, as_words(noised(ask, share, coins), ask.word)
+        return self._words[1]
+
+    def _locked_texts(self, texts: list[list[str]]) -> list[list[str]]:
+        self._lock("contribution", files.digest(texts))
+        return texts
+
+    def _enough(self, members: tuple[str, ...]) -> list[str]:
+        if len(members) < self._own.policy.min_sites:
+            raise PrivacyRefused(
+                f"a sum of fewer than this site's min_sites {self._own.policy.min_sites} sites"
+            )
+        return list(members)
+
+    def _record(self) -> dict[str, Any]:
+        kept = self._own.shelf.get("sum")
+        record: dict[str, Any] = json.loads(kept) if kept else {}
+        if record.get("query", -1) > self.position:
+            return record  # of a later sum, which was answered before a kill
+        return record if record.get("query") == self.position else {"query": self.position}
+
+    def _lock(self, what: str, value: str) -> None:
+        """Bind this site to one answer of a sum. Errors: ProtocolError for another one than before."""
+        record = self._record()
+        if record["query"] != self.position or record.get(what, value) != value:
+            raise ProtocolError("this site answered this sum before, with something else; it does so once")
+        if what not in record:
+            self._own.shelf.put("sum", files.canonical_json({**record, what: value}))
+
+    @property
+    def _seat(self) -> Seat:
+        study, query = self._own.study, self.position
+        secret = derive(self._root, "round", self._name, query, head_of(self.steps))
+        return Seat(study.circle_of(self._name, query), self._name, secret, self._own.key.sign)
+
+
+def _circled(request: Mapping[str, Any]) -> str:
+    return files.digest([request.get("book"), request.get("sealed")])
+
+
+def _hashed(words: bytes, *facts: object) -> str:
+    return files.digest([hashlib.sha256(words).hexdigest(), *facts])
+
+
+def _reserve(own: Own, plan: Plan) -> None:
+    """Spend the whole plan from the ledger of this site's data, once a study, on disk before anything is answered.
+
+    Errors: PrivacyRefused past the policy's cap; ArtifactError for a ledger that was changed.
+    """
+    if own.ledger is None or math.isinf(own.policy.max_epsilon):
+        return
+    if not own.ledger.exists():
+        own.ledger.parent.mkdir(parents=True, exist_ok=True)
+        Ledger.open(own.ledger, own.policy.max_epsilon, own.policy.delta)
+    ledger = Ledger.load(own.ledger)
+    assert ledger.cap is not None
+    if ledger.cap.epsilon > own.policy.max_epsilon:
+        raise PrivacyRefused(
+            "this site's ledger has a higher cap than its max_epsilon; raise that, or open a new one"
+        )
+    kept = own.shelf.get("reserved")
+    before = json.loads(kept)["before"] if kept else ledger.head
+    if kept is None:
+        own.shelf.put("reserved", files.canonical_json({"before": before}))
+    since = [entry.hash for entry in ledger.entries].index(before) + 1
+    if not any(entry.plan_hash == plan.hash for entry in ledger.entries[since:]):
+        ledger.spend(whole_plan(plan, ledger.cap.epsilon))
+
+
+def records_of(policy: SitePolicy, schema: Schema | ImageSchema, folder: Path) -> Records:
+    """The records that a policy names, in the form of the schema: (DataFrame, None), or (images, labels).
+
+    Errors: UsageError, DataError; a mismatch names the column.
+    """
+    path = folder / policy.data
+    if isinstance(schema, ImageSchema):
+        return read_images(path)
+    frame = read_table(path)
+    names = [column.name for column in schema.kept]
+    for name in names:
+        if policy.columns.get(name, name) not in frame.columns:
+            raise DataError(
+                f"{path.name} has no column '{policy.columns.get(name, name)}'; map it in site.toml [columns]"
+            )
+    chosen = frame[[policy.columns.get(name, name) for name in names]]
+    return chosen.set_axis(names, axis=1), None

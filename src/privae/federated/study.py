@@ -1,0 +1,393 @@
+"""A study: who fits together, under which terms, and what each site lets happen. Two TOML files, both public in kind.
+
+study.toml is the same at every place and names the plan by its hash; site.toml is a site's own, and only narrows.
+
+Noise. The plan's noise of standard deviation s is shared: each of n sites adds s / sqrt(n - colluders - dropouts),
+rounded on the grid of its numbers. However up to `dropouts` sites vanish and up to `colluders` take their own share
+away, what is left has a variance of at least s^2 (guarantees.md rule 23), so the plan's epsilon holds against the
+outside, the coordinator, and every such coalition. A share of at least 4 grid steps is asserted: the sum of n rounded
+Gaussians is then, up to a total variation of 2^n exp(-pi^2 4^2) < 2^(n - 227) a number, a post-processing of the
+Gaussian of their joint variance. Sketch: what rounding adds to N is a function of the fraction of N; given the sum of
+all N_i, the fractions are uniform up to the Fourier coefficients of a wrapped Gaussian, exp(-2 pi^2 (s_i / grid)^2)
+each, so their sum depends on the sum of the N_i alone, by a law that moves along with whole grid steps.
+Without masking each site's numbers are seen one by one, so each adds all of s: the sum has sqrt(n) times the noise.
+"""
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import numpy as np
+import pandas as pd
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from privae import files
+from privae.data.images import ImageSchema
+from privae.data.schema import Schema
+from privae.errors import PrivacyRefused, UsageError
+from privae.federated.round import Circle
+from privae.plan import MOST_NUMBERS, Plan
+from privae.privacy import accountant
+from privae.privacy.sampling import CLIENT
+
+Share = Literal["all", "decoder"]
+_MOST_SITES = 64
+_CONFIG = ConfigDict(frozen=True, extra="forbid")
+_Model = TypeVar("_Model", bound=BaseModel)
+_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
+
+
+class Study(BaseModel):
+    """Who fits together, and how; the same text at every place.
+
+    sites: names and public keys (base64), in the order of the roster. plan: its hash. schema_text: the schema that
+    all agreed on, TOML for a table, JSON for images. min_sites: fewest sites in a sum. dropouts: how many may vanish
+    from a sum. colluders: how many may tell the coordinator what they know. masking: whether sums are formed under
+    masks. groups: sums are formed in so many groups, and the median of their sums is taken. share: what gradients
+    train. attempt: a plan that is run again is a new spend of every site.
+    """
+
+    model_config = _CONFIG
+
+    name: str = Field(pattern=_NAME)
+    sites: dict[str, str]
+    coordinator: str
+    plan: str = Field(pattern=r"^[0-9a-f]{64}$")
+    schema_text: str
+    min_sites: int = Field(ge=2)
+    dropouts: int = Field(default=0, ge=0)
+    colluders: int = Field(default=0, ge=0)
+    masking: bool = True
+    groups: int = Field(default=1, ge=1)
+    share: Share = "decoder"
+    attempt: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        smallest = len(self.sites) // self.groups
+        if not 2 <= len(self.sites) <= _MOST_SITES or smallest < 2:
+            raise ValueError(f"a study has 2 to {_MOST_SITES} sites, and each group at least 2")
+        if self.masking and smallest - self.dropouts < max(_threshold(smallest, self.colluders), 1):
+            raise ValueError(
+                f"of {smallest} sites that sum together, {self.dropouts} may not vanish while {self.colluders} "
+                "collude: more than (sites + colluders) / 2 must be left; lower dropouts or colluders"
+            )
+        if smallest - self.dropouts - self.colluders < 1 or self.min_sites > smallest - self.dropouts:
+            raise ValueError(
+                "min_sites may be at most the number of sites that sum together, less the dropouts"
+            )
+        return self
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of everything in it."""
+        return files.digest(self.model_dump(mode="json"))
+
+    @property
+    def context(self) -> str:
+        """Names this study, its plan and its attempt in every message."""
+        return self.hash
+
+    @property
+    def schema_of(self) -> Schema | ImageSchema:
+        """The schema that all agreed on."""
+        if self.schema_text.lstrip().startswith("{"):
+            return ImageSchema.model_validate_json(self.schema_text)
+        return Schema.loads(self.schema_text)
+
+    @property
+    def no_records(self) -> tuple[Any, Any]:
+        """What the coordinator runs the recipe on: no records, in the form of the schema."""
+        schema = self.schema_of
+        if isinstance(schema, ImageSchema):
+            labels = None if schema.classes is None else np.empty(0, dtype=object)
+            return np.empty((0, schema.height, schema.width), np.uint8), labels
+        return pd.DataFrame({column.name: [] for column in schema.kept}, dtype=object), None
+
+    def facts(self, plan: Plan, rounds: str) -> dict[str, Any]:
+        """What a model file says of how several sites fitted it: public numbers of the study, and what they cost."""
+        names = ("min_sites", "dropouts", "colluders", "masking", "groups", "share", "attempt")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "not_covered": self._not_covered(),
+            "study": self.hash,
+            "name": self.name,
+            "sites": list(self.sites),
+            "rounds": rounds,
+            "noise_over_central": self.cost,
+            "epsilon_against_coalitions": {
+                str(k): "inf" if math.isinf(v) else v for k, v in self.coalitions(plan).items()
+            },
+        }
+
+    def _not_covered(self) -> list[str]:
+        """What the guarantee of a model of several sites does not cover, in words."""
+        few = f"more than {self.colluders} sites" if self.colluders else "a site"
+        hidden = f"{few} that use, or tell the coordinator, what they know of their own noise"
+        lines = [
+            "a person with records at several sites: the guarantee is for one record at one site",
+            f"{hidden}: federation.json says what is left"
+            if self.masking
+            else "that sums of one site are seen, noised",
+            "sites that send wrong numbers: clipping bounds what one record does, not what a site does",
+        ]
+        return [*lines, "a site whose state was set back to an earlier day, or whose signing key others hold"]
+
+    @property
+    def publics(self) -> dict[str, str]:
+        """Who may speak, and by which key."""
+        return {**self.sites, "coordinator": self.coordinator}
+
+    def circles(self, query: int) -> tuple[Circle, ...]:
+        """Who sums together in one sum: one circle a group."""
+        names = tuple(self.sites)
+        made = []
+        for group in range(self.groups):
+            mine = names[group :: self.groups]
+            need = max(len(mine) - self.dropouts, self.min_sites)
+            context = f"{self.context}/{query}/{group}"
+            publics = {name: self.sites[name] for name in mine}
+            made.append(Circle(mine, publics, _threshold(len(mine), self.colluders), need, context))
+        return tuple(made)
+
+    def circle_of(self, name: str, query: int) -> Circle:
+        """The circle that a site is in."""
+        return next(circle for circle in self.circles(query) if name in circle.names)
+
+    def shared(self, circle: Circle, std: float) -> float:
+        """Standard deviation of one site's share of noise of `std`."""
+        if not self.masking:
+            return std
+        return std / math.sqrt(len(circle.names) - self.colluders - self.dropouts)
+
+    @property
+    def cost(self) -> float:
+        """Standard deviation of the noise in what is told of all sites, over the plan's: 1 is a central fit's.
+
+        Of several groups, the median of their sums times how many they are is told; the spread of a median of three
+        or more is bounded by sqrt(pi / 2) times that of a mean.
+        """
+        noisy = [len(c.names) for c in self.circles(0)]
+        one = math.sqrt(max(n / (n - self.colluders - self.dropouts) if self.masking else n for n in noisy))
+        return one * math.sqrt(self.groups * (math.pi / 2 if self.groups > 2 else 1.0))
+
+    def coalitions(self, plan: Plan) -> dict[int, float]:
+        """Epsilon against the coordinator together with so many sites, `dropouts` having vanished.
+
+        Without masking every number is noised in full where it arises, so no coalition changes anything.
+        """
+        smallest = min(len(c.names) for c in self.circles(0))
+        rest = plan.delta - plan.delta_sampler - plan.delta_threshold
+        found = {}
+        for bad in range(min(smallest - self.dropouts, 6)):
+            left = (smallest - self.dropouts - bad) / (smallest - self.dropouts - self.colluders)
+            open_to = self.masking and bad >= _threshold(smallest, self.colluders)
+            # as many as the threshold open a site's own numbers, which have its share of the noise alone
+            left = 1 / (smallest - self.dropouts - self.colluders) if open_to else left
+            scale = math.sqrt(left) if self.masking else 1.0
+            events = [
+                type(e)(e.noise_multiplier * scale, e.sampling_rate, e.steps, e.replace_ratio)
+                for e in plan.events
+            ]
+            found[bad] = accountant.epsilon(events, rest, fine=False)
+        return found
+
+    def check(self, plan: Plan) -> None:
+        """Refuse a plan that is another one than agreed, or that cannot be fitted by several sites.
+
+        Errors: UsageError, PrivacyRefused.
+        """
+        if plan.hash != self.plan:
+            raise UsageError(
+                "the plan is not the one that the study names by its hash; plan again, or agree anew"
+            )
+        if plan.schema_hash != self.schema_of.hash:
+            raise UsageError(
+                "the plan was made for another schema than the study's; plan with: privae plan SCHEMA.toml"
+            )
+        if plan.settings.get("own_network"):
+            raise UsageError("a network of one's own is code, which no study ships; plan without it")
+        if plan.unit == CLIENT and plan.rows != len(self.sites):
+            raise UsageError(
+                f"where each site is one unit, rows is how many there are: --rows {len(self.sites)}"
+            )
+        trains = [phase for phase in plan.phases if phase.kind == "gradients"]
+        if any(phase.quantile is not None for phase in trains):
+            raise UsageError(
+                "a clip norm that follows a quantile is not summed between sites; plan without it"
+            )
+        whole = plan.settings.get("share", "all") == "all" and plan.recipe != "image"
+        if trains and whole and self.share != "all":
+            raise PrivacyRefused(
+                "the plan trains the whole network, and the study shares its decoder only; "
+                'plan with share = "decoder", or agree on share = "all"'
+            )
+
+    def dumps(self) -> str:
+        """The TOML text; `loads` gives the same study back."""
+        return tomli_w.dumps(self.model_dump(mode="json"), multiline_strings=True)
+
+    @classmethod
+    def loads(cls, text: str) -> "Study":
+        """The study in a TOML text. Errors: UsageError."""
+        return _validated(cls, text, "study")
+
+
+class Terms(BaseModel):
+    """The file that a person writes, study.toml: who fits together and under which terms, with paths beside it.
+
+    plan: what `privae plan` wrote. schema: see `declared`. sites: their names, each with the
+    public key that the site made, or "" for one that is made for it. colluders: 1 unless said otherwise, so that the
+    plan's epsilon holds against each site, which knows its own share of the noise. Everything else as in `Study`.
+    """
+
+    model_config = _CONFIG
+
+    name: str = Field(pattern=_NAME)
+    plan: Path
+    schema_file: Path = Field(alias="schema")
+    sites: dict[Annotated[str, Field(pattern=_NAME)], str]
+    min_sites: int = 3
+    dropouts: int = 0
+    colluders: int = 1
+    masking: bool = True
+    groups: int = 1
+    share: Share = "decoder"
+    attempt: int = 1
+    folder: Path = Field(default=Path(), exclude=True)
+
+    @classmethod
+    def load(cls, path: Path) -> "Terms":
+        """The terms in a file. Errors: UsageError."""
+        return _validated(cls, text_in(path), path.name).model_copy(update={"folder": path.parent})
+
+    def plan_of(self) -> Plan:
+        """The plan that it names. Errors: UsageError."""
+        return Plan.load(self.folder / self.plan)
+
+    def study(self, publics: Mapping[str, str], coordinator: str) -> Study:
+        """What all places agree on. Errors: UsageError for what does not go together; PrivacyRefused."""
+        plan = self.plan_of()
+        fields = self.model_dump(exclude={"plan", "schema_file", "sites", "folder"})
+        made = {**fields, "sites": {name: publics[name] for name in self.sites}, "coordinator": coordinator}
+        schema = declared(self.folder / self.schema_file)
+        text = schema.dumps() if isinstance(schema, Schema) else schema.model_dump_json()
+        study = _made(Study, {**made, "plan": plan.hash, "schema_text": text}, "study.toml")
+        study.check(plan)
+        return study
+
+
+class SitePolicy(BaseModel):
+    """What a site lets happen, whatever a study asks for: its own site.toml. It may only narrow.
+
+    data: path of its records. ledger: of all studies of these records, a file that may lie outside this kit. columns:
+    the study's name of a column -> its name here. max_epsilon, delta: the cap of that ledger. min_sites: fewest sites
+    in a sum. require_masking: refuse sums without masks. allow_share: what gradients may train.
+    """
+
+    model_config = _CONFIG
+
+    data: str
+    ledger: str = "privae/data.ledger"
+    max_epsilon: float = Field(gt=0)
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    min_sites: int = Field(default=3, ge=2)
+    require_masking: bool = True
+    allow_share: tuple[Share, ...] = ("decoder",)
+    columns: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def loads(cls, text: str) -> "SitePolicy":
+        """The policy in a TOML text. Errors: UsageError."""
+        return _validated(cls, text, "site.toml")
+
+    @classmethod
+    def load(cls, path: Path) -> "SitePolicy":
+        """The policy in a TOML file."""
+        return cls.loads(text_in(path))
+
+    def check(self, study: Study, plan: Plan) -> None:
+        """Refuse, before anything is computed, what this site does not let happen. Errors: PrivacyRefused."""
+        if plan.epsilon > self.max_epsilon:
+            raise PrivacyRefused(
+                f"epsilon {plan.epsilon:g} is above this site's max_epsilon {self.max_epsilon:g}"
+            )
+        if study.min_sites < self.min_sites:
+            raise PrivacyRefused(
+                f"sums of {study.min_sites} sites are below this site's min_sites {self.min_sites}"
+            )
+        if self.require_masking and not study.masking:
+            raise PrivacyRefused("the study sums without masks, and this site has require_masking = true")
+        gradients = any(phase.kind == "gradients" for phase in plan.phases)
+        if gradients and study.share not in self.allow_share:
+            raise PrivacyRefused(f'share = "{study.share}" is not in this site\'s allow_share')
+        if math.isfinite(plan.epsilon) and plan.delta > self.delta:
+            raise PrivacyRefused(f"delta {plan.delta:g} is above this site's delta {self.delta:g}")
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """How many noise numbers a site may draw for a plan: its part of what the plan's delta pays for (rule 5)."""
+
+    sites: int
+    drawn: list[int] = field(default_factory=lambda: [0])
+
+    def take(self, numbers: int) -> None:
+        """Count numbers before they are drawn. Errors: PrivacyRefused past the allowance."""
+        self.drawn[0] += numbers
+        if self.drawn[0] > MOST_NUMBERS // self.sites:
+            raise PrivacyRefused(
+                "more noise would be drawn than was charged for; plan fewer steps or parameters"
+            )
+
+
+def text_in(path: Path) -> str:
+    """The text of a file. Errors: UsageError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise UsageError(f"{path} cannot be read; check the path") from None
+
+
+def declared(path: Path) -> Schema | ImageSchema:
+    """The schema in a file: of a table, or of images (height, width, and classes: a number, or their names).
+
+    Errors: UsageError for anything else.
+    """
+    text = text_in(path)
+    try:
+        fields = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path.name} is not valid TOML: {error}") from None
+    if "height" not in fields:
+        return Schema.load(path)
+    if isinstance(fields.get("classes"), int):
+        fields["classes"] = [str(number) for number in range(fields["classes"])]
+    return _made(ImageSchema, fields, path.name)
+
+
+def _threshold(sites: int, colluders: int) -> int:
+    """Shares that open a secret: more than (sites + colluders) / 2, so that no two sets are ever both opened."""
+    return (sites + colluders) // 2 + 1
+
+
+def _validated(model: type[_Model], text: str, where: str) -> _Model:
+    try:
+        return _made(model, tomllib.loads(text), where)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{where} is not valid TOML: {error}") from None
+
+
+def _made(model: type[_Model], fields: Mapping[str, Any], where: str) -> _Model:
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        said = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{where}{f': {place}' if place else ''}: {said[:1].lower()}{said[1:]}") from None

@@ -1,0 +1,1 @@
+"""The door to NVFlare: jobs, the kits of those who take part, and the components that carry bytes."""

@@ -1,0 +1,151 @@
+"""Groups, bought categories, sums without masks, and what a coordinator can read off a message."""
+
+import numpy as np
+import pytest
+import torch
+
+from privae import VAE, Training
+from privae.attacks import transcripts
+from privae.attacks.inversion import inversion_of
+from privae.data.images import ImageSchema
+from privae.errors import PrivacyRefused, UsageError
+from privae.federated.fit import wired
+from privae.federated.simulate import assemble, parted, run, simulate
+from privae.federated.study import Terms
+from privae.models.likelihoods import Bernoulli
+from privae.privacy.mechanism import for_gradients
+from privae.privacy.noise import NoiseSource
+from privae.recipes import gradients, image
+from privae.recipes.target import target_of
+
+
+def fitted(terms, records, split="even"):
+    schema = terms.study(dict.fromkeys(terms.sites, "a"), "b").schema_of
+    return simulate(terms, parted(records, tuple(terms.sites), split, schema))
+
+
+def test_a_median_of_groups_shrugs_off_a_site_that_sends_nonsense(room, digits, monkeypatch) -> None:
+    """Of three groups of two, one site sends a million times what it should; masked sums of groups, then a median."""
+    from privae.federated import site
+
+    records, own = digits(3000), site.noised
+    made = {}
+    for bad in (False, True):
+        terms = room(epsilon=float("inf"), images=True, count=5, min_sites=2, groups=2)
+        six = terms.model_copy(update={"sites": {**terms.sites, "fuchs": ""}, "groups": 3})
+        schema = six.study(dict.fromkeys(six.sites, "a"), "b").schema_of
+        study = assemble(six, parted(records, tuple(six.sites), "even", schema))
+
+        def answered(name, message, study=study, bad=bad):
+            factor = 1000 if bad and name == "bion" else 1
+            monkeypatch.setattr(site, "noised", lambda ask, share, coins: factor * own(ask, share, coins))
+            return study.sites[name].answer(message)
+
+        run(study.coordinator, answered)
+        assert all(len(step.sites) == 6 for step in study.coordinator.steps if step.kind == "sum")
+        made[bad] = study.coordinator.fitted.model.state()
+    assert all(tensor.isfinite().all() for tensor in made[True].values())
+    shares = made[True]["prior.weights"], made[False]["prior.weights"]
+    assert torch.allclose(*shares, atol=0.05)
+
+
+def test_categories_are_bought_together_and_rare_ones_stay_unknown(tmp_path, tiny, people, facts) -> None:
+    frame = people(3000)
+    frame["job"] = frame["job"].astype(object)
+    frame.loc[0, "job"] = "astronaut"
+    text = facts.dumps().replace('categories = ["nurse", "cook"]', 'categories = "bought"')
+    (tmp_path / "schema").write_text(text)
+    schema = type(facts).loads(text)
+    VAE(5.0, 1e-5, 3000, schema=schema).plan().save(tmp_path / "plan.toml")
+    fields = {
+        "name": "t",
+        "plan": "plan.toml",
+        "schema": "schema",
+        "min_sites": 2,
+        "sites": {"a": "", "b": "", "c": ""},
+    }
+    terms = Terms.model_validate(fields).model_copy(update={"folder": tmp_path})
+    found = fitted(terms, (frame, None))
+    assert found.coordinator.steps[0].kind == "texts"
+    (job,) = [column for column in found.coordinator.fitted.schema.columns if column.name == "job"]
+    assert set(job.categories) == {"nurse", "cook"}
+
+
+def test_without_masks_every_sum_has_all_of_the_noise_of_every_site(room, digits) -> None:
+    found = fitted(room(images=True, count=3, masking=False), digits(600))
+    assert found.coordinator.done
+    assert found.study.facts(found.coordinator.plan, "")["noise_over_central"] == pytest.approx(np.sqrt(3))
+
+
+def test_words_of_four_bytes_hold_the_sums_that_declared_rows_make_likely() -> None:
+    planned = for_gradients(1.0, 1.2, 650_000, 0.001)
+    mechanism, word = wired(planned, 650_000, 600.0)
+    assert word == 4
+    assert mechanism.event() == planned.event()
+    assert mechanism.rounding <= 0.011
+    assert (600 * 4 + 12) * mechanism.clip_norm < 2**31 * mechanism.grid
+    assert wired(for_gradients(1.0, 1.2, 650_000, 0.001), 650_000, 1e9)[1] == 8
+    exact, word = wired(for_gradients(1.0, 0.0, 10, 0.0), 10, 600.0)
+    assert (exact.noise_multiplier, word) == (0.0, 8)
+
+
+def test_a_plan_that_trains_everything_is_refused_where_the_decoder_alone_is_shared(tmp_path, facts) -> None:
+    training = Training(latent=2, hidden=(8,), steps=3)
+    (tmp_path / "schema").write_text(facts.dumps())
+    VAE(float("inf"), 1e-5, 600, schema=facts, fidelity=True, training=training).plan().save(
+        tmp_path / "plan.toml"
+    )
+    fields = {
+        "name": "t",
+        "plan": "plan.toml",
+        "schema": "schema",
+        "min_sites": 2,
+        "sites": {"a": "", "b": ""},
+    }
+    terms = Terms.model_validate(fields).model_copy(update={"folder": tmp_path})
+    with pytest.raises(PrivacyRefused, match="decoder only"):
+        terms.study({"a": "x", "b": "y"}, "z")
+    everything = terms.model_copy(update={"share": "all"})
+    assert everything.study({"a": "x", "b": "y"}, "z").share == "all"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"min_sites": 5}, "min_sites"),
+        ({"dropouts": 3, "min_sites": 2}, "vanish"),
+        ({"colluders": 4, "min_sites": 2}, "vanish"),
+        ({"groups": 3}, "each group at least 2"),
+        ({"sites": {"a": ""}}, "2 to 64 sites"),
+    ],
+)
+def test_terms_that_cannot_hold_are_refused_in_one_line(room, change, reason) -> None:
+    terms = room(images=True, count=4).model_copy(update=change)
+    with pytest.raises(UsageError, match=reason):
+        terms.study(dict.fromkeys(terms.sites, "a"), "b")
+
+
+def test_plain_gradients_give_records_away_and_masked_ones_do_not() -> None:
+    training = Training(latent=2, hidden=(300,))
+    network = gradients.default_network(36, 1, training)
+    rows = torch.rand(4, 36, generator=torch.Generator().manual_seed(3))
+    target = target_of(network, Bernoulli(36), 2)
+    plan = VAE(3.0, 1e-5, 1000, recipe="gradients", training=training).plan(ImageSchema(height=6, width=6))
+    phase = plan.phases[-1]
+    found = {}
+    for mode in ("plain", "masked"):
+        whose, view = transcripts.seen(mode, target, phase, NoiseSource(bytes(32)))
+        found[mode] = inversion_of(whose, rows, 4, view, 0.95).value
+    assert found == {"plain": 1.0, "masked": 0.0}
+
+
+@pytest.mark.parametrize("wild", [{"mean": 1e9}, {"axes": 1e6}, {"spread": 1e-9}, {"mean": float("nan")}])
+def test_a_coordinator_that_makes_codes_wrap_round_is_refused(wild) -> None:
+    agreed = {"mean": torch.zeros(4), "axes": torch.eye(4), "spread": torch.full((4,), 2000.0)}
+    agreed = {name: tensor.double() for name, tensor in agreed.items()}
+    image._checked(agreed, 4)
+    for name, value in wild.items():
+        with pytest.raises(PrivacyRefused, match="do not trust"):
+            image._checked({**agreed, name: torch.full_like(agreed[name], value)}, 4)
+    with pytest.raises(PrivacyRefused, match="do not trust"):
+        image._checked(agreed, 5)
