@@ -69,6 +69,7 @@ plan = "plan.toml"
 schema = "people.schema.toml"
 min_sites = 2
 dropouts = 1
+colluders = 0
 
 [sites]
 berlin = ""

@@ -53,7 +53,7 @@ def study_file(tmp_path_factory):
     schema.save(folder / "schema.toml")
     VAE(2.0, 1e-6, 900, "auto", schema).plan().save(folder / "plan.toml")
     sites = "".join(f'{name} = ""\n' for name in NAMES)
-    text = f'name = "wards"\nplan = "plan.toml"\nschema = "schema.toml"\nmin_sites = 2\ndropouts = 1\n[sites]\n{sites}'
+    text = f'name = "wards"\nplan = "plan.toml"\nschema = "schema.toml"\nmin_sites = 2\ndropouts = 1\ncolluders = 0\n[sites]\n{sites}'
     (folder / "study.toml").write_text(text)
     return folder / "study.toml"
 
@@ -551,7 +551,7 @@ def test_a_site_may_keep_its_own_key(study_file, tmp_path):
     assert made.own == ("lyon",)
     assert made.study.sites["lyon"] == own
     assert not (made.sites["lyon"] / "local" / "site.key").exists()
-    assert "privae federated key local/site.key" in (made.sites["lyon"] / "README.md").read_text()
+    assert "local/site.key" in (made.sites["lyon"] / "README.md").read_text()
     written.write_text(study_file.read_text().replace('lyon = ""', 'lyon = "no key"'))
     with pytest.raises(UsageError, match="the public key of lyon is not one"):
         kits.provision(written, tmp_path / "others")

@@ -58,7 +58,7 @@ def made(tmp_path):
     VAE(2.0, 1e-6, 900, "auto", schema).plan().save(tmp_path / "plan.toml")
     sites = "".join(f'{name} = ""\n' for name in NAMES)
     terms = (
-        'name = "wards"\nplan = "plan.toml"\nschema = "schema.toml"\nmin_sites = 2\ndropouts = 1\n[sites]\n'
+        'name = "wards"\nplan = "plan.toml"\nschema = "schema.toml"\nmin_sites = 2\ndropouts = 1\ncolluders = 0\n[sites]\n'
     )
     (tmp_path / "study.toml").write_text(terms + sites)
     made = kits.provision(tmp_path / "study.toml", tmp_path / "kits", port=free_port())

@@ -260,7 +260,7 @@ def test_records_are_found_under_the_names_that_the_site_gives_them(people, fact
     found, labels = records_of(policy, facts, tmp_path)
     assert labels is None
     assert list(found.columns) == [column.name for column in facts.kept]
-    with pytest.raises(DataError, match=r"own.csv has no column 'job'; map it"):
+    with pytest.raises(UsageError, match="no column for 'job'; map it"):
         records_of(policy.model_copy(update={"columns": {}}), facts, tmp_path)
 
 

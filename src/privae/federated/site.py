@@ -20,7 +20,7 @@ from privae.custody.keys import SigningKey, signing_key
 from privae.data.images import ImageSchema, read_images
 from privae.data.schema import Schema
 from privae.data.tables import read_table
-from privae.errors import DataError, PrivacyRefused, PrivaeError, ProtocolError, UsageError
+from privae.errors import PrivacyRefused, PrivaeError, ProtocolError, UsageError
 from privae.federated import chain, round
 from privae.federated.chain import Account, Step, charged, decoded, ended, follow, head_of
 from privae.federated.fit import Ask, Place, Sum, Talk, Texts, begin, noised
@@ -368,7 +368,7 @@ def _reserve(own: Own, plan: Plan) -> None:
 def records_of(policy: SitePolicy, schema: Schema | ImageSchema, folder: Path) -> Records:
     """The records that a policy names, in the form of the schema: (DataFrame, None), or (images, labels).
 
-    Errors: UsageError, DataError; a mismatch names the column.
+    Errors: UsageError for a column that is not there, by its name in the study: the coordinator may know. DataError.
     """
     path = folder / policy.data
     if isinstance(schema, ImageSchema):
@@ -377,8 +377,8 @@ def records_of(policy: SitePolicy, schema: Schema | ImageSchema, folder: Path) -
     names = [column.name for column in schema.kept]
     for name in names:
         if policy.columns.get(name, name) not in frame.columns:
-            raise DataError(
-                f"{path.name} has no column '{policy.columns.get(name, name)}'; map it in site.toml [columns]"
+            raise UsageError(
+                f"this site's table has no column for '{name}'; map it in its site.toml, [columns]"
             )
     chosen = frame[[policy.columns.get(name, name) for name in names]]
     return chosen.set_axis(names, axis=1), None
