@@ -267,7 +267,18 @@ def render_federated(results: dict[str, Any] | None) -> str:
     tables = {**tables, "utility": _useful(results), "cost": _rows_of(costs, _AGGREGATION)}
     order = ("equality", "utility", "drift", "leak", "cost", "engine", "kills")
     shown = [tables[part] for part in order if tables[part]]
-    return "\n\n".join([*shown, _targets(results["checks"]), "\n".join(_engine_print(results))])
+    return "\n\n".join([*shown, _targets(results["checks"]), "\n".join(_federated_print(results))])
+
+
+def _federated_print(results: dict[str, Any]) -> Iterator[str]:
+    checks = results["checks"]
+    yield (
+        f"{sum(check['met'] for check in checks)} of {len(checks)} targets met. Machine, which others used meanwhile: "
+        f"{results['machine']}; {results['seconds'] / 60:.0f} minutes for everything."
+    )
+    missed = [check for check in checks if not check["met"]]
+    yield from (f"- Missed: {c['name']}{': ' + c['reason'] if 'reason' in c else ''}." for c in missed)
+    yield from (f"- Not measured: {item['name']}: {item['reason']}." for item in results["not_measured"])
 
 
 def _rows_of(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
@@ -290,7 +301,11 @@ def _useful(results: dict[str, Any]) -> str:
     for (data, measure), fits in found.items():
         ways = [fits.get(fit, []) for fit in ("federated", "central")]
         lines.append([data, measure.replace("_", " "), *(_spread(values) for values in ways)])
-    return _markdown(["epsilon 1, trained on synthetic", "measure", "federated", "central"], lines) if lines else ""
+    return (
+        _markdown(["epsilon 1, trained on synthetic", "measure", "federated", "central"], lines)
+        if lines
+        else ""
+    )
 
 
 def _spread(values: list[float]) -> str:

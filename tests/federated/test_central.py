@@ -10,7 +10,6 @@ from privae import VAE
 from privae.data.codec import Codec
 from privae.errors import UsageError
 from privae.federated import site
-from privae.federated.simulate import assemble, parted, run, simulate
 from privae.federated.study import Terms
 from privae.models.likelihoods import Categorical
 from privae.privacy.mechanism import Joint
@@ -21,6 +20,7 @@ from privae.recipes.gradients import Training
 from privae.training import loop
 from privae.training.books import whole_plan
 from privae.training.loop import Local
+from privae.transport.simulate import assemble, parted, run, simulate
 
 KEY = bytes(range(32))
 
@@ -58,7 +58,7 @@ def with_noise_of_one(terms, records, split, monkeypatch):
 
 
 def _keys(terms):
-    return dict.fromkeys(terms.sites, "a"), "b"
+    return {n: n for n in terms.sites}, "b"
 
 
 def assert_same(found, wanted, tolerance) -> None:

@@ -18,7 +18,8 @@ from privae.cli.terminal import Terminal
 from privae.data.column import Column
 from privae.data.schema import Schema
 from privae.errors import ArtifactError, PrivacyRefused, ProtocolError, ResourceError, UsageError
-from privae.federated.study import SitePolicy, Terms
+from privae.federated.policy import SitePolicy
+from privae.federated.study import Terms
 from privae.transport import folders, jobs, kits
 from privae.transport.jobs import Job, Line, State
 from privae.vae import VAE
@@ -53,7 +54,8 @@ def study_file(tmp_path_factory):
     schema.save(folder / "schema.toml")
     VAE(2.0, 1e-6, 900, "auto", schema).plan().save(folder / "plan.toml")
     sites = "".join(f'{name} = ""\n' for name in NAMES)
-    text = f'name = "wards"\nplan = "plan.toml"\nschema = "schema.toml"\nmin_sites = 2\ndropouts = 1\ncolluders = 0\n[sites]\n{sites}'
+    head = 'name = "wards"\nplan = "plan.toml"\nschema = "schema.toml"\n'
+    text = f"{head}min_sites = 2\ndropouts = 1\ncolluders = 0\n[sites]\n{sites}"
     (folder / "study.toml").write_text(text)
     return folder / "study.toml"
 
@@ -61,7 +63,7 @@ def study_file(tmp_path_factory):
 @pytest.fixture
 def job(study_file):
     terms = Terms.load(study_file)
-    study = terms.study(dict.fromkeys(NAMES, "a public key"), "another")
+    study = terms.study({name: name for name in NAMES}, "another")
     return Job.of(study, terms.plan_of(), (study_file.parent / "plan.toml").read_text())
 
 
@@ -476,7 +478,9 @@ def test_there_is_a_kit_for_everybody_and_nothing_else(made):
 def test_a_site_is_closed(made):
     kit = made.sites["lyon"]
     resources = read(kit / "local" / "resources.json")
-    assert resources["class_allow_list"] == ["privae."]
+    assert resources["class_allow_list"] == [
+        f"{jobs.APPS}.{n}" for n in ("SiteApp", "SitePolicy", "CoordinatorApp")
+    ]
     assert resources["class_list_enforcement_mode"] == "enforce"
     assert resources["allow_log_streaming"] is False
     named = {one["id"]: one["path"] for one in resources["components"]}
@@ -913,3 +917,12 @@ def test_the_job_runs_in_nvflare_s_simulator(job, tmp_path):
     assert read(left / "status.json") == {"phase": "moments", "step": 3, "done": True, "sites": {}}
     assert (left / "model.privae").read_text() == "after 3"
     assert done.returncode == 0
+
+
+def test_a_job_may_build_our_three_classes_and_call_nothing_else_of_privae(made) -> None:
+    """NVFlare calls whatever an allowed path names, with the job's own arguments, before it looks at what came out."""
+    for kit in (*made.sites.values(), made.coordinator):
+        (resources,) = (kit / "local").glob("resources.json*")
+        allowed = json.loads(resources.read_text())["class_allow_list"]
+        assert all(path.startswith("privae.transport.apps.") and not path.endswith(".") for path in allowed)
+        assert not any("privae.cli.main".startswith(path) for path in allowed)

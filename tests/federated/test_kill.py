@@ -8,8 +8,8 @@ from privae import files
 from privae.errors import ProtocolError
 from privae.federated import chain, site
 from privae.federated.coordinator import Coordinator
-from privae.federated.simulate import assemble, parted
 from privae.federated.site import Own, Site
+from privae.transport.simulate import assemble, parted
 
 
 class Killed(BaseException):
@@ -37,7 +37,7 @@ class World:
     """A study whose places can be killed and started again."""
 
     def __init__(self, terms, records, disks=None) -> None:
-        schema = terms.study(dict.fromkeys(terms.sites, "a"), "b").schema_of
+        schema = terms.study({n: n for n in terms.sites}, "b").schema_of
         made = assemble(terms, parted(records, tuple(terms.sites), "even", schema))
         self.study, self.plan = made.study, terms.plan_of()
         self.owns = {name: one.own for name, one in made.sites.items()}

@@ -10,17 +10,17 @@ from privae.attacks.inversion import inversion_of
 from privae.data.images import ImageSchema
 from privae.errors import PrivacyRefused, UsageError
 from privae.federated.fit import wired
-from privae.federated.simulate import assemble, parted, run, simulate
 from privae.federated.study import Terms
 from privae.models.likelihoods import Bernoulli
 from privae.privacy.mechanism import for_gradients
 from privae.privacy.noise import NoiseSource
 from privae.recipes import gradients, image
 from privae.recipes.target import target_of
+from privae.transport.simulate import assemble, parted, run, simulate
 
 
 def fitted(terms, records, split="even"):
-    schema = terms.study(dict.fromkeys(terms.sites, "a"), "b").schema_of
+    schema = terms.study({n: n for n in terms.sites}, "the coordinator").schema_of
     return simulate(terms, parted(records, tuple(terms.sites), split, schema))
 
 
@@ -33,7 +33,7 @@ def test_a_median_of_groups_shrugs_off_a_site_that_sends_nonsense(room, digits, 
     for bad in (False, True):
         terms = room(epsilon=float("inf"), images=True, count=5, min_sites=2, groups=2)
         six = terms.model_copy(update={"sites": {**terms.sites, "fuchs": ""}, "groups": 3})
-        schema = six.study(dict.fromkeys(six.sites, "a"), "b").schema_of
+        schema = six.study({n: n for n in six.sites}, "b").schema_of
         study = assemble(six, parted(records, tuple(six.sites), "even", schema))
 
         def answered(name, message, study=study, bad=bad):
@@ -72,7 +72,7 @@ def test_categories_are_bought_together_and_rare_ones_stay_unknown(tmp_path, tin
 
 
 def test_without_masks_every_sum_has_all_of_the_noise_of_every_site(room, digits) -> None:
-    found = fitted(room(images=True, count=3, masking=False), digits(600))
+    found = fitted(room(images=True, count=3, masking=False), digits(3000))
     assert found.coordinator.done
     assert found.study.facts(found.coordinator.plan, "")["noise_over_central"] == pytest.approx(np.sqrt(3))
 
@@ -122,7 +122,7 @@ def test_a_plan_that_trains_everything_is_refused_where_the_decoder_alone_is_sha
 def test_terms_that_cannot_hold_are_refused_in_one_line(room, change, reason) -> None:
     terms = room(images=True, count=4).model_copy(update=change)
     with pytest.raises(UsageError, match=reason):
-        terms.study(dict.fromkeys(terms.sites, "a"), "b")
+        terms.study({n: n for n in terms.sites}, "b")
 
 
 def test_plain_gradients_give_records_away_and_masked_ones_do_not() -> None:

@@ -57,9 +57,8 @@ def made(tmp_path):
     schema.save(tmp_path / "schema.toml")
     VAE(2.0, 1e-6, 900, "auto", schema).plan().save(tmp_path / "plan.toml")
     sites = "".join(f'{name} = ""\n' for name in NAMES)
-    terms = (
-        'name = "wards"\nplan = "plan.toml"\nschema = "schema.toml"\nmin_sites = 2\ndropouts = 1\ncolluders = 0\n[sites]\n'
-    )
+    terms = 'name = "wards"\nplan = "plan.toml"\nschema = "schema.toml"\nmin_sites = 2\n'
+    terms += "dropouts = 1\ncolluders = 0\n[sites]\n"
     (tmp_path / "study.toml").write_text(terms + sites)
     made = kits.provision(tmp_path / "study.toml", tmp_path / "kits", port=free_port())
     rng = np.random.default_rng(0)

@@ -413,9 +413,9 @@ def test_a_site_opens_only_the_set_that_enough_signed(keys, setting, requests):
     request = requests["unmask"]["ares"]
     marks = request["signatures"]
     assert set(marks) == {"ares", "bion", "ceto"} == set(request["members"])
-    of_all = circle.statement("members", circle.names)
-    stray = keys["doris"].sign(circle.statement("members", ("ares", "bion", "ceto")))
-    other = replace(circle, context="study/1/0").statement("members", ("ares", "bion", "ceto"))
+    of_all = circle.statement("members", "ceto", circle.names)
+    stray = keys["doris"].sign(circle.statement("members", "doris", ("ares", "bion", "ceto")))
+    other = replace(circle, context="study/1/0").statement("members", "ceto", ("ares", "bion", "ceto"))
     wrong = [
         {"members": list(circle.names)},  # another set than was signed
         {"members": ["ares", "bion"]},
@@ -461,11 +461,10 @@ def test_a_site_reveals_of_each_other_its_seed_or_its_mask_key_and_never_both(ke
     senders, members, signers = data.draw(sets), data.draw(sets), data.draw(sets)
     name = data.draw(st.sampled_from(circle.names))
     in_order = tuple(n for n in circle.names if n in members)
-    statement = circle.statement("members", in_order)
     request = one.requests()[name]
     request["sealed"] = {n: request["sealed"][n] for n in senders if n != name}
     request["members"] = members
-    request["signatures"] = {n: keys[n].sign(statement) for n in signers}
+    request["signatures"] = {n: keys[n].sign(circle.statement("members", n, in_order)) for n in signers}
     known = {name, *senders}
     fits = len(known) >= 3 and set(members) <= known and name in members and len(members) >= 2
     if not (fits and len(signers) >= 3 and set(signers) <= set(members)):
@@ -532,10 +531,10 @@ def test_shares_that_leave_another_site_out_are_refused(setting):
 def test_a_signature_on_another_set_is_refused_by_the_coordinator(keys, setting):
     circle, seats, numbers = setting
     one = drive(Round(circle, COUNT, 4), seats, numbers, {"shares": ["doris"]}, until="agree")
-    other = circle.statement("members", ("ares", "bion"))
+    other = circle.statement("members", "ares", ("ares", "bion"))
     for mark in (
         keys["ares"].sign(other),
-        keys["bion"].sign(circle.statement("members", one.members)),
+        keys["bion"].sign(circle.statement("members", "ares", one.members)),
         None,
         3,
     ):

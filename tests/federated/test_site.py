@@ -2,22 +2,27 @@
 
 import contextlib
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from privae import files
+from privae import VAE, files
 from privae.custody.keys import signing_key
 from privae.errors import ArtifactError, DataError, PrivacyRefused, UsageError
 from privae.federated import chain, messages
 from privae.federated.fit import Sum, Wire, noised
 from privae.federated.messages import COORDINATOR, REFUSED, Message
-from privae.federated.simulate import assemble, parted, run, simulate
-from privae.federated.site import Own, Site, records_of
-from privae.federated.study import SitePolicy
+from privae.federated.policy import SitePolicy, records_of
+from privae.federated.site import Own, Site
+from privae.federated.study import Terms
 from privae.plan import MOST_NUMBERS
-from privae.privacy.ledger import Ledger
+from privae.privacy.ledger import Charge, Ledger
+from privae.privacy.mechanism import Event
 from privae.privacy.noise import NoiseSource
+from privae.recipes.gradients import Training
+from privae.training.loop import Local
+from privae.transport.simulate import assemble, parted, run, simulate
 
 
 @pytest.fixture
@@ -26,7 +31,7 @@ def made(room, digits):
 
     def assembled(epsilon=5.0, **terms):
         named = room(epsilon=epsilon, images=True, **terms)
-        schema = named.study(dict.fromkeys(named.sites, "a"), "b").schema_of
+        schema = named.study({n: n for n in named.sites}, "b").schema_of
         return assemble(named, parted(digits(600), tuple(named.sites), "label", schema))
 
     return assembled
@@ -75,7 +80,8 @@ def test_the_whole_plan_is_spent_from_the_sites_own_ledger_once_a_study(made, tm
     with_policy(study, "bion", ledger=path, max_epsilon=7.0, delta=1e-4)
     run(study.coordinator, lambda name, message: study.sites[name].answer(message))
     spent = Ledger.load(path)
-    assert {entry.plan_hash for entry in spent.entries[1:]} == {study.study.plan}
+    (bound,) = {entry.plan_hash for entry in spent.entries[1:]}
+    assert bound == files.digest([study.study.plan, study.study.hash, "bion"])
     assert len(spent.entries) == 1 + len(study.coordinator.plan.phases)
     again = study.sites["bion"].own
     killed = Site(again)
@@ -83,7 +89,7 @@ def test_the_whole_plan_is_spent_from_the_sites_own_ledger_once_a_study(made, tm
     assert len(Ledger.load(path).entries) == len(spent.entries)
     other = made(count=3, attempt=2)
     with_policy(other, "bion", ledger=path, max_epsilon=7.0, delta=1e-4)
-    assert "is left" in said(other, answers(other)["bion"])["why"]
+    assert "has left" in said(other, answers(other)["bion"])["why"]
 
 
 def study_opening(study):
@@ -205,7 +211,7 @@ def test_a_ledger_folder_is_verified_by_anybody_and_no_line_of_it_can_be_changed
     room, digits, tmp_path
 ) -> None:
     terms = room(epsilon=5.0, images=True, count=3)
-    schema = terms.study(dict.fromkeys(terms.sites, "a"), "b").schema_of
+    schema = terms.study({n: n for n in terms.sites}, "b").schema_of
     simulate(terms, parted(digits(600), tuple(terms.sites), "even", schema), tmp_path / "out")
     folder = tmp_path / "out" / "ledger"
     found = chain.verify(folder)
@@ -227,12 +233,18 @@ def test_a_ledger_folder_is_verified_by_anybody_and_no_line_of_it_can_be_changed
         (folder / name).write_bytes(kept)
     with pytest.raises(UsageError, match="no ledger"):
         chain.verify(tmp_path)
+    cheap = [entry.model_copy(update={"epsilon": 0.01}) for entry in found.ledger.entries[-1:]]
+    lines = [entry.line() for entry in (*found.ledger.entries[:-1], cheap[0].sealed())]
+    (folder / chain.BOOK).write_bytes(b"".join(lines))
+    (folder / chain.SIGNATURES).write_bytes(b'{"charged":{},"ended":{},"model":""}')
+    with pytest.raises(ArtifactError, match="does not follow from the plan"):
+        chain.verify(folder)
 
 
 def test_noise_of_all_sites_together_is_the_central_one_and_what_dropouts_cost(room) -> None:
     for terms, cost in (({}, 1.0), ({"dropouts": 1}, math.sqrt(4 / 3)), ({"masking": False}, 2.0)):
         named = room(images=True, count=4, **terms)
-        study = named.study(dict.fromkeys(named.sites, "a"), "b")
+        study = named.study({n: n for n in named.sites}, "b")
         assert study.cost == pytest.approx(cost)
         share = study.shared(study.circles(0)[0], 1.0)
         wire = Wire.of(40_000, 0.7, share)
@@ -245,11 +257,11 @@ def test_coalitions_cost_more_from_the_tolerated_number_on_and_masks_hide_nothin
     room,
 ) -> None:
     named = room(images=True, count=5, colluders=1)
-    study, plan = named.study(dict.fromkeys(named.sites, "a"), "b"), named.plan_of()
+    study, plan = named.study({n: n for n in named.sites}, "b"), named.plan_of()
     against = study.coalitions(plan)
     assert against[0] <= against[1] <= plan.epsilon * 1.001 < against[2] < against[3]
     open_to_all = named.model_copy(update={"masking": False})
-    against = open_to_all.study(dict.fromkeys(named.sites, "a"), "b").coalitions(plan)
+    against = open_to_all.study({n: n for n in named.sites}, "b").coalitions(plan)
     assert max(against.values()) <= plan.epsilon * 1.001
 
 
@@ -299,7 +311,7 @@ def opening_of(study, plan, key):
 
 def test_more_noise_than_the_plans_delta_pays_for_is_refused(made, monkeypatch) -> None:
     study = made(count=3)
-    monkeypatch.setattr("privae.federated.study.MOST_NUMBERS", 30)
+    monkeypatch.setattr("privae.federated.policy.MOST_NUMBERS", 30)
     assert MOST_NUMBERS > 30
     study.coordinator.take(answers(study))
     study.coordinator.take(answers(study))
@@ -327,3 +339,121 @@ def test_a_coordinator_that_shows_each_site_other_companions_is_refused(made) ->
     one.stage, one.members = "agree", kept
     for name in kept:
         assert "other sites than a request names" in ask(name, "agree", one._request(name))["why"]
+
+
+@pytest.mark.parametrize("change", [{"sensitivity": 1e-6}, {"replace_ratio": 0.1}])
+def test_a_plan_whose_bounds_are_not_the_recipes_is_refused_by_every_place(made, change) -> None:
+    study = made(count=3)
+    plan = study.coordinator.plan
+    phases = (plan.phases[0].model_copy(update=change), *plan.phases[1:])
+    crafted = plan.model_copy(update={"phases": phases})
+    agreed = study.study.model_copy(update={"plan": crafted.hash})
+    agreed.__dict__.pop("hash", None)
+    with pytest.raises(PrivacyRefused, match="bounds that do not hold"):
+        agreed.check(crafted)
+    own = study.sites["ares"].own
+    site = Site(Own(agreed, own.policy, own.key, own.records, files.Shelf()))
+    reply = site.answer(opening_of(agreed, crafted, study.coordinator._key))
+    assert "bounds that do not hold" in said(study, reply)["why"]
+
+
+def test_statistics_of_records_are_never_counted_for_whole_clients(facts, tmp_path) -> None:
+    both = Training(local=Local(), share="decoder")
+    with pytest.raises(UsageError, match="statistics are of records"):
+        VAE(1.0, 1e-5, 3, schema=facts, fidelity=True, training=both).plan()
+    training = Training(latent=2, hidden=(8,), steps=2, local=Local())
+    VAE(1.0, 1e-5, 5, "gradients", facts, training=training).plan().save(tmp_path / "plan.toml")
+    (tmp_path / "schema").write_text(facts.dumps())
+    fields = {
+        "name": "t",
+        "plan": "plan.toml",
+        "schema": "schema",
+        "share": "all",
+        "sites": dict.fromkeys("abcd", ""),
+    }
+    terms = Terms.model_validate(fields).model_copy(update={"folder": tmp_path})
+    with pytest.raises(UsageError, match="--rows 4"):
+        terms.study({n: n for n in "abcd"}, "z")
+
+
+def test_where_sites_may_be_missing_two_sets_can_be_opened_by_fewer_than_the_threshold(room) -> None:
+    plan = room(images=True, count=5).plan_of()
+    found = {}
+    for dropouts in (0, 1):
+        terms = room(images=True, count=5, dropouts=dropouts, min_sites=3)
+        study = terms.study({n: n for n in terms.sites}, "b")
+        found[dropouts] = study.coalitions(plan)
+    assert found[0][2] < found[0][3] / 1.5  # the threshold is 3
+    assert (
+        found[1][1] > 1.9 * plan.epsilon / 2
+    )  # one colluder opens a site's own numbers, with 1 / 4 of the variance
+
+
+def test_a_charge_survives_a_kill_and_is_never_taken_for_another_studys(made, tmp_path, monkeypatch) -> None:
+    path, sites = tmp_path / "own", {}
+    for attempt in (1, 2):
+        sites[attempt] = made(count=3, attempt=attempt)
+        with_policy(sites[attempt], "bion", ledger=path, max_epsilon=9.0, delta=1e-4)
+    kill = SimpleNamespace(spend=Ledger.spend)
+
+    def killed(self, charges, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ledger, "spend", killed)
+    with pytest.raises(KeyboardInterrupt):
+        answers(sites[2])
+    monkeypatch.setattr(Ledger, "spend", kill.spend)
+    for attempt in (1, 2, 2):
+        answers(sites[attempt])
+    hashes = {entry.plan_hash for entry in Ledger.load(path).entries[1:]}
+    assert len(hashes) == 2
+
+
+def test_an_end_that_does_not_go_on_from_what_was_seen_is_not_signed(made) -> None:
+    study = made(count=3)
+    coordinator, owns = study.coordinator, {name: site.own for name, site in study.sites.items()}
+    while coordinator.fitted is None:
+        coordinator.take(answers(study))
+        box = coordinator.outbox()
+    ending = messages.read(box["ares"], study.study.publics)
+    killed = Site(owns["ares"])
+    short = "".join(line + "\n" for line in ending.fields["rounds"].splitlines()[:1])
+    fresh = Ledger.fresh(1e-5)
+    fresh.spend([Charge("plan", "schema", "norms", Event(100.0))])
+    for change in ({"rounds": ""}, {"rounds": short}, {"ledger": fresh.dumps()}):
+        forged = Message(
+            COORDINATOR, ending.context, ending.query, "finish", {**ending.fields, **change}, b"x"
+        )
+        assert REFUSED in said(study, killed.answer(forged.sealed(coordinator._key.sign)))
+    assert "signature" in said(study, killed.answer(box["ares"]))
+    site = study.sites["bion"]
+    assert "signature" in said(study, site.answer(box["bion"]))
+    again = Message(
+        COORDINATOR, ending.context, 99, "open", {**ending.fields, "position": 99, "steps": [], "sizes": []}
+    )
+    assert said(study, site.answer(again.sealed(coordinator._key.sign)))  # an answer, not a wait for ever
+
+
+def test_one_process_works_with_a_kit_at_a_time(room, tmp_path) -> None:
+    terms = room(epsilon=5.0, images=True, count=3)
+    kit = tmp_path / "kit"
+    (kit / "local").mkdir(parents=True)
+    key = signing_key(kit / "local" / "site.key")
+    publics = {"ares": key.public, "bion": "b", "ceto": "c"}
+    (kit / "local" / "study.toml").write_text(terms.study(publics, "d").dumps())
+    (kit / "local" / "site.toml").write_text('data = "x.npz"\nmax_epsilon = 9\n')
+    first = Site.open(kit)
+    with pytest.raises(UsageError, match="another process"):
+        Site.open(kit)
+    first.close()
+    Site.open(kit).close()
+
+
+def test_keys_of_two_sites_are_never_the_same(room) -> None:
+    terms = room(images=True, count=3)
+    for publics, coordinator in (
+        ({"ares": "a", "bion": "a", "ceto": "c"}, "d"),
+        ({n: n for n in terms.sites}, "ares"),
+    ):
+        with pytest.raises(UsageError, match="a key of its own"):
+            terms.study(publics, coordinator)

@@ -54,7 +54,7 @@ def plan(study: StudyFile, quiet: given.Quiet = False, as_json: given.AsJson = F
         from privae.federated.study import Terms
 
         terms = Terms.load(study)
-        nobody = dict.fromkeys(terms.sites, "not made yet")
+        nobody = {name: f"the key of {name}" for name in terms.sites}
         agreed, made = terms.study(nobody, "not made yet"), terms.plan_of()
         text, fields = _text(agreed, made), agreed.facts(made, "")
     out.answer(text, {name: value for name, value in fields.items() if name not in ("rounds", "study")})
@@ -79,9 +79,9 @@ def simulate(
     with out.progress(f"reading {study.name}") as watch:
         from privae import files
         from privae.cli import request
-        from privae.federated.simulate import parted
-        from privae.federated.simulate import simulate as simulated
         from privae.federated.study import Terms, declared
+        from privae.transport.simulate import parted
+        from privae.transport.simulate import simulate as simulated
 
         _check_new(output)
         files.check_writable(output / "model.privae") if output.is_dir() else files.check_writable(output)

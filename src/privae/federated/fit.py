@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from privae.errors import PrivacyRefused
+from privae.errors import PrivacyRefused, ProtocolError
 from privae.federated.masking import derive
 from privae.federated.round import Word
 from privae.federated.study import Study
@@ -74,6 +74,7 @@ class Texts:
 
     phase: str
     texts: list[list[str]] = field(repr=False)
+    drawn: int = 0  # noise numbers
     step: int = 0
     kind: Literal["texts"] = "texts"
 
@@ -155,7 +156,8 @@ class Asking(Run):
             assert leaves is not None
             coins = self.place.coins(name, 0)
             noisy = [m.release(total, coins) for m, (total, _) in zip(mechanisms, totals, strict=True)]
-            union = self.ask(Texts(name, json.loads(leaves(noisy)[0].tobytes())))
+            texts = json.loads(leaves(noisy)[0].tobytes())
+            union = self.ask(Texts(name, texts, coins.numbers_drawn))
             return [np.frombuffer(json.dumps(union).encode(), np.uint8)]
         least = min(self.study.shared(circle, 1.0) for circle in self.study.circles(0))
         wires = tuple(Wire.of(t.size, m.std, least) for m, (t, _) in zip(mechanisms, totals, strict=True))
@@ -206,11 +208,14 @@ class Talk:
         self._asks: SimpleQueue[Ask | Fitted | BaseException] = SimpleQueue()
         self._answers: SimpleQueue[Any] = SimpleQueue()
         self._held: Ask | Fitted | BaseException | None = None
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="privae recipe", daemon=True)
         self._thread.start()
 
     def asked(self) -> Ask | Fitted:
         """What the recipe asks for, until it is told; in the end, the model. Errors: what the recipe raises."""
+        if self._closed:
+            raise ProtocolError("the study is over")
         if self._held is None:
             self._held = self._asks.get()
         if isinstance(self._held, BaseException):
@@ -224,6 +229,7 @@ class Talk:
 
     def close(self) -> None:
         """End a recipe that is not at its end."""
+        self._closed = True
         if self._thread.is_alive():
             self._answers.put(Over())
             self._thread.join()
@@ -248,7 +254,7 @@ class Talk:
 def begin(recipe: Recipe, plan: Plan, study: Study, place: Place, records: tuple[Any, Any]) -> Talk:
     """The recipe of a plan under way at a place, on its records (x, y).
 
-    Errors: from `Talk.asked`: those of the recipe, and UsageError, PrivacyRefused for a plan that is not its own.
+    Errors: from `Talk.asked`: those of the recipe. `Study.check` holds the plan against the recipe before.
     """
 
     def work(ask: Callable[[Ask], Any]) -> Fitted:
@@ -270,15 +276,11 @@ def last_of(plan: Plan, ask: Ask) -> bool:
 def noised(ask: Sum, share: float, coins: NoiseSource) -> Integers:
     """A site's integers as they travel: scaled, with its share of the noise, [p].
 
-    share: of the standard deviation. Errors: PrivacyRefused for a share too small for its grid (rule 23), or integers
-    that leave no room in the sum: clipped ones do.
+    share: of the standard deviation. Integers beyond their word wrap round: wrong, not less private, for it is the
+    noisy sum that wraps; refusing would tell of the exact one. Errors: PrivacyRefused for a share too small for its
+    grid (rule 23), which is public.
     """
     scales = np.repeat([wire.scale for wire in ask.wires], [wire.count for wire in ask.wires])
-    most = 2 ** (8 * ask.word - 2) // scales.max(initial=1) // 2**6
-    if ask.word == 8 and (np.abs(ask.values) >= most).any():
-        raise PrivacyRefused(
-            "a sum of this site is too large for the integers that travel; clip its contributions"
-        )
     drawn = []
     for wire in ask.wires:
         std = wire.std * share

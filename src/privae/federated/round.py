@@ -13,7 +13,7 @@ there is no input, output, clock or coin in this file. A site's answers follow f
 that was killed answers byte for byte as before, and every request brings all that its answer needs.
 
 Guarantee: with honest arithmetic the result is the sum over U3 modulo 2^32 or 2^64, bit for bit, whoever vanished.
-A coordinator together with fewer than `threshold` sites learns of the others nothing but the sum over the honest sites
+A coordinator together with at most `colluders` sites learns of the others nothing but the sum over the honest sites
 in U3 (Bonawitz et al. 2017, section 6.2, for active adversaries): keys are signed by each site's own key, a site opens
 one set at most, inside the set that it masked with (`site.Site`), and with a threshold above (sites + colluders) / 2
 no two sets are both opened. Of a site either shares of its seed (it is in U3) or of its mask key (it is not) are
@@ -164,7 +164,7 @@ def contribute(seat: Seat, request: Mapping[str, Any], words: Words) -> bytes:
 
 def agree(seat: Seat, request: Mapping[str, Any]) -> Fields:
     """Answer to "agree": a signature on the set of sites in the sum."""
-    return {"signature": seat.sign(seat.circle.statement("members", members_of(seat, request)))}
+    return {"signature": seat.sign(seat.circle.statement("members", seat.name, members_of(seat, request)))}
 
 
 def reveal(seat: Seat, request: Mapping[str, Any]) -> Fields:
@@ -177,7 +177,9 @@ def reveal(seat: Seat, request: Mapping[str, Any]) -> Fields:
     if not isinstance(marks, dict):
         raise ProtocolError("a request to unmask brings no signatures")
     names = circle.check(list(marks), members, circle.threshold)
-    if not all(signed(circle.publics[n], str(marks[n]), circle.statement("members", members)) for n in names):
+    if not all(
+        signed(circle.publics[n], str(marks[n]), circle.statement("members", n, members)) for n in names
+    ):
         raise ProtocolError("a request to unmask brings a signature on another set of sites")
     seeds: dict[str, str] = {}
     masks: dict[str, str] = {}
@@ -345,7 +347,7 @@ class Round:
             raise ProtocolError(f"{name} sends another number of numbers than the sum has")
 
     def _check_agree(self, name: str, fields: Mapping[str, Any], body: bytes) -> None:  # noqa: ARG002
-        statement = self.circle.statement("members", self.members)
+        statement = self.circle.statement("members", name, self.members)
         if not signed(self.circle.publics[name], str(fields.get("signature")), statement):
             raise ProtocolError(f"{name} does not sign the set of sites in the sum")
 

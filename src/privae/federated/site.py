@@ -8,33 +8,30 @@ puts into a sum, and which set of sites it opens, before it says so. It keeps no
 import hashlib
 import json
 import logging
-import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from privae import files
 from privae.custody.keys import SigningKey, signing_key
-from privae.data.images import ImageSchema, read_images
-from privae.data.schema import Schema
-from privae.data.tables import read_table
 from privae.errors import PrivacyRefused, PrivaeError, ProtocolError, UsageError
 from privae.federated import chain, round
 from privae.federated.chain import Account, Step, charged, decoded, ended, follow, head_of
-from privae.federated.fit import Ask, Place, Sum, Talk, Texts, begin, noised
+from privae.federated.fit import Agreed, Ask, Place, Sum, Talk, Texts, begin, noised
 from privae.federated.masking import as_words, derive
 from privae.federated.messages import COORDINATOR, REFUSED, Message, read, refusal
+from privae.federated.policy import Allowance, Records, SitePolicy, records_of, reserve
 from privae.federated.round import KINDS, Fields, Seat, Words
-from privae.federated.study import Allowance, SitePolicy, Study, text_in
+from privae.federated.study import Study, text_in
 from privae.plan import Plan
 from privae.privacy.ledger import Ledger
 from privae.privacy.noise import NoiseSource
 from privae.recipes.modality import recipe_of
-from privae.training.books import whole_plan
+from privae.training.books import charges_of, follows
 
-Records = tuple[Any, Any]
 Answer = tuple[Fields, bytes]
 _LOG = logging.getLogger("privae.federated")
 FINISH = "finish"
@@ -72,28 +69,28 @@ class Site:
         self.own, self.name = own, own.name
         self._work: _Work | None = None
         self._last = (b"", b"")
+        self._held = ExitStack()
 
     @classmethod
     def open(cls, kit: Path) -> "Site":
         """The site of a kit: local/study.toml, local/site.toml and local/site.key; its state is kept in privae/.
 
-        Errors: UsageError for a file that is missing or does not read.
+        Errors: UsageError for a file that is missing or does not read, or a kit that another process works with.
         """
         study = Study.loads(text_in(kit / "local" / "study.toml"))
         policy = SitePolicy.load(kit / "local" / "site.toml")
         key = signing_key(kit / "local" / "site.key")
         shelf = files.Shelf(kit / "privae" / study.hash[:16])
         schema = study.schema_of
-        return cls(
-            Own(
-                study,
-                policy,
-                key,
-                lambda: records_of(policy, schema, kit),
-                shelf,
-                kit / policy.ledger,
-            )
-        )
+        own = Own(study, policy, key, lambda: records_of(policy, schema, kit), shelf, kit / policy.ledger)
+        site = cls(own)
+        # privacy: two processes on one kit could answer one sum twice
+        site._held.enter_context(files.owned(kit / "privae" / study.hash[:16] / "running"))
+        return site
+
+    def close(self) -> None:
+        """Let another process work with the kit."""
+        self._held.close()
 
     def answer(self, data: bytes) -> bytes:
         """The answer to a message, signed. Whatever goes wrong is an answer, too: never an exception.
@@ -136,22 +133,34 @@ class Site:
 
     def _finish(self, message: Message) -> Answer:
         """Keep the model and what proves it, and sign the end of it all, if it goes on from what was seen here."""
-        fields = message.fields
+        fields, shelf = message.fields, self.own.shelf
         steps = chain.parse_steps(str(fields.get("rounds")))
         ledger = Ledger.parse(str(fields.get("ledger")))
-        seen, charges = (self._work.steps, self._work.account.ledger) if self._work else ([], None)
-        own = [entry.hash for entry in charges.entries] if charges else []
-        if steps[: len(seen)] != seen or [entry.hash for entry in ledger.entries][: len(own)] != own:
-            raise ProtocolError("the end of the study does not go on from what this site saw")
+        self._check_end(steps, ledger)
         model = hashlib.sha256(message.body).hexdigest()
         for name, content in ((chain.ROUNDS, fields["rounds"]), (chain.BOOK, fields["ledger"])):
-            self.own.shelf.put(name, str(content).encode())
-        self.own.shelf.put(chain.MODEL, message.body)
+            shelf.put(name, str(content).encode())
+        shelf.put(chain.MODEL, message.body)
         if self._work:
             self._work.close()
         return {
             "signature": self.own.key.sign(ended(self.own.study, head_of(steps), ledger.head, model))
         }, b""
+
+    def _check_end(self, steps: Sequence[Step], ledger: Ledger) -> None:
+        """Refuse an end that is not of this plan, or does not go on from what this site saw, before a kill, too."""
+        shelf = self.own.shelf
+        text, book, record = (shelf.get(name) for name in ("plan", chain.BOOK, "sum"))
+        if text is None or book is None or record is None:
+            raise ProtocolError("this site took no part in the study that is said to be over")
+        plan, seen = Plan.loads(text.decode()), json.loads(record)
+        known = [entry.hash for entry in Ledger.parse(book.decode()).entries]
+        mine = self._work.steps if self._work else []
+        whole = follows(charges_of(ledger), plan, whole=True)
+        if not whole or [entry.hash for entry in ledger.entries][: len(known)] != known:
+            raise ProtocolError("the ledger at the end does not go on from what this site saw")
+        if head_of(steps[: seen["query"]]) != seen["head"] or list(steps[: len(mine)]) != mine:
+            raise ProtocolError("the rounds at the end do not go on from what this site saw")
 
 
 class _Work:
@@ -162,7 +171,8 @@ class _Work:
         self.account = Account(plan, Ledger.fresh(plan.delta, plan.unit))
         self.steps: list[Step] = []
         self._allowance = Allowance(len(own.study.sites))
-        self._words: tuple[int, Words] | None = None
+        self._words: Words | None = None
+        self._drawn = -1  # the last sum whose noise was counted
         place = Place(self.account.charge, derive(root, "place", name))
         self._talk: Talk = begin(recipe_of(own.study.schema_of, plan), plan, own.study, place, records)
 
@@ -183,7 +193,8 @@ class _Work:
             raise PrivacyRefused("the plan's phases cost more than its epsilon; plan again")
         records = own.records()
         recipe_of(own.study.schema_of, plan).check(*records, plan.strict)
-        _reserve(own, plan)
+        reserve(own.ledger, own.policy, (own.study, own.name), plan)
+        own.shelf.put("plan", text.encode())
         root = own.shelf.get("root")
         if root is None:
             root = os.urandom(32)
@@ -207,6 +218,7 @@ class _Work:
         ask = self._due(message)
         fields: Fields = {"ledger": self._charged(str(message.fields.get("ledger")))}
         if isinstance(ask, Texts):
+            self._count(ask)
             return fields | {"texts": self._locked_texts(ask.texts)}, b""
         assert isinstance(ask, Sum)
         if self._own.study.masking:
@@ -259,8 +271,7 @@ class _Work:
     def _tell(self, step: Step, raw: bytes) -> None:
         ask = self._asked()
         follow(ask, step, raw, self.steps)
-        if isinstance(ask, Sum):
-            self._allowance.take(len(ask.values))
+        self._count(ask)
         value = decoded(ask, raw, step.word)
         self.steps.append(step)
         self._words = None
@@ -292,12 +303,18 @@ class _Work:
     def _contribution(self, ask: Sum) -> Words:
         """This site's numbers with its share of the noise, as they go under masks."""
         if self._words is None:
-            self._allowance.take(len(ask.values))
+            self._count(ask)
             # privacy: other coins if the history were another, so that no two sums ever share their noise
             coins = NoiseSource(derive(self._root, "noise", self._name, self.position, head_of(self.steps)))
             share = self._own.study.shared(self._own.study.circle_of(self._name, self.position), 1.0)
-            self._words = self.position, as_words(noised(ask, share, coins), ask.word)
-        return self._words[1]
+            self._words = as_words(noised(ask, share, coins), ask.word)
+        return self._words
+
+    def _count(self, ask: Ask) -> None:
+        """Count the noise of a sum, once, whether it is drawn now or was drawn before a kill."""
+        if self.position > self._drawn and not isinstance(ask, Agreed):
+            self._allowance.take(len(ask.values) if isinstance(ask, Sum) else ask.drawn)
+            self._drawn = self.position
 
     def _locked_texts(self, texts: list[list[str]]) -> list[list[str]]:
         self._lock("contribution", files.digest(texts))
@@ -315,7 +332,11 @@ class _Work:
         record: dict[str, Any] = json.loads(kept) if kept else {}
         if record.get("query", -1) > self.position:
             return record  # of a later sum, which was answered before a kill
-        return record if record.get("query") == self.position else {"query": self.position}
+        return (
+            record
+            if record.get("query") == self.position
+            else {"query": self.position, "head": head_of(self.steps)}
+        )
 
     def _lock(self, what: str, value: str) -> None:
         """Bind this site to one answer of a sum. Errors: ProtocolError for another one than before."""
@@ -338,47 +359,3 @@ def _circled(request: Mapping[str, Any]) -> str:
 
 def _hashed(words: bytes, *facts: object) -> str:
     return files.digest([hashlib.sha256(words).hexdigest(), *facts])
-
-
-def _reserve(own: Own, plan: Plan) -> None:
-    """Spend the whole plan from the ledger of this site's data, once a study, on disk before anything is answered.
-
-    Errors: PrivacyRefused past the policy's cap; ArtifactError for a ledger that was changed.
-    """
-    if own.ledger is None or math.isinf(own.policy.max_epsilon):
-        return
-    if not own.ledger.exists():
-        own.ledger.parent.mkdir(parents=True, exist_ok=True)
-        Ledger.open(own.ledger, own.policy.max_epsilon, own.policy.delta)
-    ledger = Ledger.load(own.ledger)
-    assert ledger.cap is not None
-    if ledger.cap.epsilon > own.policy.max_epsilon:
-        raise PrivacyRefused(
-            "this site's ledger has a higher cap than its max_epsilon; raise that, or open a new one"
-        )
-    kept = own.shelf.get("reserved")
-    before = json.loads(kept)["before"] if kept else ledger.head
-    if kept is None:
-        own.shelf.put("reserved", files.canonical_json({"before": before}))
-    since = [entry.hash for entry in ledger.entries].index(before) + 1
-    if not any(entry.plan_hash == plan.hash for entry in ledger.entries[since:]):
-        ledger.spend(whole_plan(plan, ledger.cap.epsilon))
-
-
-def records_of(policy: SitePolicy, schema: Schema | ImageSchema, folder: Path) -> Records:
-    """The records that a policy names, in the form of the schema: (DataFrame, None), or (images, labels).
-
-    Errors: UsageError for a column that is not there, by its name in the study: the coordinator may know. DataError.
-    """
-    path = folder / policy.data
-    if isinstance(schema, ImageSchema):
-        return read_images(path)
-    frame = read_table(path)
-    names = [column.name for column in schema.kept]
-    for name in names:
-        if policy.columns.get(name, name) not in frame.columns:
-            raise UsageError(
-                f"this site's table has no column for '{name}'; map it in its site.toml, [columns]"
-            )
-    chosen = frame[[policy.columns.get(name, name) for name in names]]
-    return chosen.set_axis(names, axis=1), None

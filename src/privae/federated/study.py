@@ -16,7 +16,6 @@ Without masking each site's numbers are seen one by one, so each adds all of s: 
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -34,10 +33,12 @@ from privae.federated.round import Circle
 from privae.plan import MOST_NUMBERS, Plan
 from privae.privacy import accountant
 from privae.privacy.sampling import CLIENT
+from privae.recipes.modality import recipe_of
+from privae.recipes.phases import budget_of, check_plan
 
 Share = Literal["all", "decoder"]
 _MOST_SITES = 64
-_CONFIG = ConfigDict(frozen=True, extra="forbid")
+FROZEN = ConfigDict(frozen=True, extra="forbid")
 _Model = TypeVar("_Model", bound=BaseModel)
 _NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 
@@ -52,7 +53,7 @@ class Study(BaseModel):
     train. attempt: a plan that is run again is a new spend of every site.
     """
 
-    model_config = _CONFIG
+    model_config = FROZEN
 
     name: str = Field(pattern=_NAME)
     sites: dict[str, str]
@@ -70,6 +71,8 @@ class Study(BaseModel):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         smallest = len(self.sites) // self.groups
+        if len({*self.sites.values(), self.coordinator}) <= len(self.sites):
+            raise ValueError("each site, and the coordinator, needs a key of its own")
         if not 2 <= len(self.sites) <= _MOST_SITES or smallest < 2:
             raise ValueError(f"a study has 2 to {_MOST_SITES} sites, and each group at least 2")
         if self.masking and smallest - self.dropouts < max(_threshold(smallest, self.colluders), 1):
@@ -186,8 +189,9 @@ class Study(BaseModel):
         found = {}
         for bad in range(min(smallest - self.dropouts, 6)):
             left = (smallest - self.dropouts - bad) / (smallest - self.dropouts - self.colluders)
-            open_to = self.masking and bad >= _threshold(smallest, self.colluders)
-            # as many as the threshold open a site's own numbers, which have its share of the noise alone
+            # so many open a site's own numbers, which have its share of the noise alone: as many as the threshold, or,
+            # where sites may be missing, as many as can sign two sets with half of the others each
+            open_to = self.masking and bad >= self._opening()
             left = 1 / (smallest - self.dropouts - self.colluders) if open_to else left
             scale = math.sqrt(left) if self.masking else 1.0
             events = [
@@ -197,8 +201,13 @@ class Study(BaseModel):
             found[bad] = accountant.epsilon(events, rest, fine=False)
         return found
 
+    def _opening(self) -> int:
+        """How many sites, with the coordinator, can open one's own numbers."""
+        sizes = [(len(c.names), c.threshold) for c in self.circles(0)]
+        return min(2 * t - n if self.dropouts else t for n, t in sizes)
+
     def check(self, plan: Plan) -> None:
-        """Refuse a plan that is another one than agreed, or that cannot be fitted by several sites.
+        """Refuse a plan that is another one than agreed, whose bounds do not hold, or that several sites cannot fit.
 
         Errors: UsageError, PrivacyRefused.
         """
@@ -212,10 +221,28 @@ class Study(BaseModel):
             )
         if plan.settings.get("own_network"):
             raise UsageError("a network of one's own is code, which no study ships; plan without it")
-        if plan.unit == CLIENT and plan.rows != len(self.sites):
+        # privacy: the noise of every sum rests on the bounds that the plan states, so they are the recipe's own
+        check_plan(plan, recipe_of(self.schema_of, plan).draft(budget_of(plan)))
+        if sum(phase.steps * phase.size for phase in plan.phases) > MOST_NUMBERS // len(self.sites):
+            raise UsageError(
+                "more noise would be drawn than delta is charged for; plan fewer steps or parameters"
+            )
+        self._check_client(plan)
+        self._check_gradients(plan)
+
+    def _check_client(self, plan: Plan) -> None:
+        if plan.unit != CLIENT:
+            return
+        if plan.rows != len(self.sites):
             raise UsageError(
                 f"where each site is one unit, rows is how many there are: --rows {len(self.sites)}"
             )
+        if any(phase.kind == "statistics" for phase in plan.phases):
+            raise PrivacyRefused(
+                "where each site is one unit, gradients are all that is released; plan without more"
+            )
+
+    def _check_gradients(self, plan: Plan) -> None:
         trains = [phase for phase in plan.phases if phase.kind == "gradients"]
         if any(phase.quantile is not None for phase in trains):
             raise UsageError(
@@ -235,7 +262,7 @@ class Study(BaseModel):
     @classmethod
     def loads(cls, text: str) -> "Study":
         """The study in a TOML text. Errors: UsageError."""
-        return _validated(cls, text, "study")
+        return validated(cls, text, "study")
 
 
 class Terms(BaseModel):
@@ -246,7 +273,7 @@ class Terms(BaseModel):
     plan's epsilon holds against each site, which knows its own share of the noise. Everything else as in `Study`.
     """
 
-    model_config = _CONFIG
+    model_config = FROZEN
 
     name: str = Field(pattern=_NAME)
     plan: Path
@@ -264,7 +291,7 @@ class Terms(BaseModel):
     @classmethod
     def load(cls, path: Path) -> "Terms":
         """The terms in a file. Errors: UsageError."""
-        return _validated(cls, text_in(path), path.name).model_copy(update={"folder": path.parent})
+        return validated(cls, text_in(path), path.name).model_copy(update={"folder": path.parent})
 
     def plan_of(self) -> Plan:
         """The plan that it names. Errors: UsageError."""
@@ -280,70 +307,6 @@ class Terms(BaseModel):
         study = _made(Study, {**made, "plan": plan.hash, "schema_text": text}, "study.toml")
         study.check(plan)
         return study
-
-
-class SitePolicy(BaseModel):
-    """What a site lets happen, whatever a study asks for: its own site.toml. It may only narrow.
-
-    data: path of its records. ledger: of all studies of these records, a file that may lie outside this kit. columns:
-    the study's name of a column -> its name here. max_epsilon, delta: the cap of that ledger. min_sites: fewest sites
-    in a sum. require_masking: refuse sums without masks. allow_share: what gradients may train.
-    """
-
-    model_config = _CONFIG
-
-    data: str
-    ledger: str = "privae/data.ledger"
-    max_epsilon: float = Field(gt=0)
-    delta: float = Field(default=1e-5, gt=0, lt=1)
-    min_sites: int = Field(default=3, ge=2)
-    require_masking: bool = True
-    allow_share: tuple[Share, ...] = ("decoder",)
-    columns: dict[str, str] = Field(default_factory=dict)
-
-    @classmethod
-    def loads(cls, text: str) -> "SitePolicy":
-        """The policy in a TOML text. Errors: UsageError."""
-        return _validated(cls, text, "site.toml")
-
-    @classmethod
-    def load(cls, path: Path) -> "SitePolicy":
-        """The policy in a TOML file."""
-        return cls.loads(text_in(path))
-
-    def check(self, study: Study, plan: Plan) -> None:
-        """Refuse, before anything is computed, what this site does not let happen. Errors: PrivacyRefused."""
-        if plan.epsilon > self.max_epsilon:
-            raise PrivacyRefused(
-                f"epsilon {plan.epsilon:g} is above this site's max_epsilon {self.max_epsilon:g}"
-            )
-        if study.min_sites < self.min_sites:
-            raise PrivacyRefused(
-                f"sums of {study.min_sites} sites are below this site's min_sites {self.min_sites}"
-            )
-        if self.require_masking and not study.masking:
-            raise PrivacyRefused("the study sums without masks, and this site has require_masking = true")
-        gradients = any(phase.kind == "gradients" for phase in plan.phases)
-        if gradients and study.share not in self.allow_share:
-            raise PrivacyRefused(f'share = "{study.share}" is not in this site\'s allow_share')
-        if math.isfinite(plan.epsilon) and plan.delta > self.delta:
-            raise PrivacyRefused(f"delta {plan.delta:g} is above this site's delta {self.delta:g}")
-
-
-@dataclass(frozen=True)
-class Allowance:
-    """How many noise numbers a site may draw for a plan: its part of what the plan's delta pays for (rule 5)."""
-
-    sites: int
-    drawn: list[int] = field(default_factory=lambda: [0])
-
-    def take(self, numbers: int) -> None:
-        """Count numbers before they are drawn. Errors: PrivacyRefused past the allowance."""
-        self.drawn[0] += numbers
-        if self.drawn[0] > MOST_NUMBERS // self.sites:
-            raise PrivacyRefused(
-                "more noise would be drawn than was charged for; plan fewer steps or parameters"
-            )
 
 
 def text_in(path: Path) -> str:
@@ -376,7 +339,8 @@ def _threshold(sites: int, colluders: int) -> int:
     return (sites + colluders) // 2 + 1
 
 
-def _validated(model: type[_Model], text: str, where: str) -> _Model:
+def validated(model: type[_Model], text: str, where: str) -> _Model:
+    """What a TOML text says. Errors: UsageError, naming the key."""
     try:
         return _made(model, tomllib.loads(text), where)
     except tomllib.TOMLDecodeError as error:

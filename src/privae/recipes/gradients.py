@@ -287,6 +287,8 @@ def trained_size(network: nn.Module, share: Literal["all", "decoder"]) -> int:
 
 def joined(first: Draft, trained: Draft) -> Draft:
     """A draft of statistics followed by a gradient phase that takes GRADIENT_SHARE of the budget."""
+    if trained.settings.get("unit"):
+        raise UsageError('local steps are for recipe="gradients": statistics are of records, not of sites')
     kept = tuple(p.model_copy(update={"share": p.share * (1 - _GRADIENT_SHARE)}) for p in first.phases)
     last = trained.phases[-1].model_copy(update={"share": _GRADIENT_SHARE})
     return replace(

@@ -384,7 +384,11 @@ def simulate_job(folder: Path, workspace: Path, sites: Sequence[str]) -> int:
 
     local = workspace / "local"
     local.mkdir(parents=True, exist_ok=True)
-    allowed = {"format_version": 2, "class_allow_list": ["privae."], "components": []}
+    allowed = {
+        "format_version": 2,
+        "class_allow_list": [f"{jobs.APPS}.{name}" for name in ("SiteApp", "CoordinatorApp")],
+        "components": [],
+    }
     (local / "resources.json").write_bytes(files.canonical_json(allowed))
     runner = SimulatorRunner(str(folder), str(workspace), clients=",".join(sites), threads=len(sites))
     return int(runner.run())

@@ -15,8 +15,9 @@ from privae.data.schema import Schema
 from privae.data.values import column_of
 from privae.errors import UsageError
 from privae.federated.coordinator import Coordinator
-from privae.federated.site import Own, Records, Site
-from privae.federated.study import SitePolicy, Study, Terms
+from privae.federated.policy import Records, SitePolicy
+from privae.federated.site import Own, Site
+from privae.federated.study import Study, Terms
 from privae.plan import Plan
 from privae.training.watch import Watch
 

@@ -1,0 +1,135 @@
+"""What a site lets happen, whatever a study asks for: its site.toml, its ledger, its records."""
+
+import logging
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from privae import files
+from privae.data.images import ImageSchema, read_images
+from privae.data.schema import Schema
+from privae.data.tables import read_table
+from privae.errors import PrivacyRefused, UsageError
+from privae.federated.study import FROZEN, Share, Study, text_in, validated
+from privae.plan import MOST_NUMBERS, Plan
+from privae.privacy.ledger import Ledger
+from privae.training.books import whole_plan
+
+Records = tuple[Any, Any]
+_LOG = logging.getLogger("privae.federated")
+
+
+class SitePolicy(BaseModel):
+    """What a site lets happen, whatever a study asks for: its own site.toml. It may only narrow.
+
+    data: path of its records. ledger: of all studies of these records, a file that may lie outside this kit. columns:
+    the study's name of a column -> its name here. max_epsilon, delta: the cap of that ledger. min_sites: fewest sites
+    in a sum. require_masking: refuse sums without masks. allow_share: what gradients may train.
+    """
+
+    model_config = FROZEN
+
+    data: str
+    ledger: str = "privae/data.ledger"
+    max_epsilon: float = Field(gt=0)
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    min_sites: int = Field(default=3, ge=2)
+    require_masking: bool = True
+    allow_share: tuple[Share, ...] = ("decoder",)
+    columns: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def loads(cls, text: str) -> "SitePolicy":
+        """The policy in a TOML text. Errors: UsageError."""
+        return validated(cls, text, "site.toml")
+
+    @classmethod
+    def load(cls, path: Path) -> "SitePolicy":
+        """The policy in a TOML file."""
+        return cls.loads(text_in(path))
+
+    def check(self, study: Study, plan: Plan) -> None:
+        """Refuse, before anything is computed, what this site does not let happen. Errors: PrivacyRefused."""
+        if plan.epsilon > self.max_epsilon:
+            raise PrivacyRefused(
+                f"epsilon {plan.epsilon:g} is above this site's max_epsilon {self.max_epsilon:g}"
+            )
+        if study.min_sites < self.min_sites:
+            raise PrivacyRefused(
+                f"sums of {study.min_sites} sites are below this site's min_sites {self.min_sites}"
+            )
+        if self.require_masking and not study.masking:
+            raise PrivacyRefused("the study sums without masks, and this site has require_masking = true")
+        gradients = any(phase.kind == "gradients" for phase in plan.phases)
+        if gradients and study.share not in self.allow_share:
+            raise PrivacyRefused(f'share = "{study.share}" is not in this site\'s allow_share')
+        if math.isfinite(plan.epsilon) and plan.delta > self.delta:
+            raise PrivacyRefused(f"delta {plan.delta:g} is above this site's delta {self.delta:g}")
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """How many noise numbers a site may draw for a plan: its part of what the plan's delta pays for (rule 5)."""
+
+    sites: int
+    drawn: list[int] = field(default_factory=lambda: [0])
+
+    def take(self, numbers: int) -> None:
+        """Count numbers before they are drawn. Errors: PrivacyRefused past the allowance."""
+        self.drawn[0] += numbers
+        if self.drawn[0] > MOST_NUMBERS // self.sites:
+            raise PrivacyRefused(
+                "more noise would be drawn than was charged for; plan fewer steps or parameters"
+            )
+
+
+def reserve(path: Path | None, policy: SitePolicy, whose: tuple[Study, str], plan: Plan) -> None:
+    """Spend the whole plan from the ledger of this site's data, once a study, on disk before anything is answered.
+
+    Errors: PrivacyRefused past the policy's cap; ArtifactError for a ledger that was changed.
+    """
+    if path is None or math.isinf(policy.max_epsilon):
+        return
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Ledger.open(path, policy.max_epsilon, policy.delta)
+    ledger = Ledger.load(path)
+    assert ledger.cap is not None
+    if ledger.cap.epsilon > policy.max_epsilon or ledger.delta > policy.delta:
+        raise PrivacyRefused(
+            "this site's ledger has a higher cap than its site.toml; raise that, or open a new one"
+        )
+    study, name = whose
+    # privacy: the charge bears the study's name, so that no other study's, or attempt's, is taken for it
+    bound = files.digest([plan.hash, study.hash, name])
+    if any(entry.plan_hash == bound for entry in ledger.entries):
+        return
+    try:
+        ledger.spend([replace(charge, plan_hash=bound) for charge in whole_plan(plan, ledger.cap.epsilon)])
+    except PrivacyRefused as error:
+        _LOG.warning("%s: %s", name, error)  # what is left tells of other studies
+        raise PrivacyRefused(
+            "the plan is above what this site's ledger has left; its own log says more"
+        ) from None
+
+
+def records_of(policy: SitePolicy, schema: Schema | ImageSchema, folder: Path) -> Records:
+    """The records that a policy names, in the form of the schema: (DataFrame, None), or (images, labels).
+
+    Errors: UsageError for a column that is not there, by its name in the study: the coordinator may know. DataError.
+    """
+    path = folder / policy.data
+    if isinstance(schema, ImageSchema):
+        return read_images(path)
+    frame = read_table(path)
+    names = [column.name for column in schema.kept]
+    for name in names:
+        if policy.columns.get(name, name) not in frame.columns:
+            raise UsageError(
+                f"this site's table has no column for '{name}'; map it in its site.toml, [columns]"
+            )
+    chosen = frame[[policy.columns.get(name, name) for name in names]]
+    return chosen.set_axis(names, axis=1), None
