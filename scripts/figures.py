@@ -224,7 +224,9 @@ _SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
         ("method", "without privacy, two digits a site"),
         ("rounds", "rounds"),
         ("gradient_evaluations_a_site", "gradients a site"),
-        ("elbo", "ELBO of held-out digits"),
+        ("elbo", "ELBO of held-out digits, mean"),
+        ("elbo_low", "lowest of 3 seeds"),
+        ("elbo_high", "highest"),
     ),
     "leak": (
         ("mode", "what the coordinator sees"),
