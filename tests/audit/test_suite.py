@@ -134,7 +134,7 @@ def test_where_noise_hides_generated_records_the_games_with_them_are_skipped(fit
     def refused(*_):
         raise DataError("too few records")
 
-    monkeypatch.setattr("privae.recipes.table.fit", refused)
+    monkeypatch.setattr("privae.recipes.table.counted", refused)
     done = vae.audit(frame, level="standard")
     hidden = {s.attack for s in done.skipped if "noise of this plan" in s.reason["en"]}
     assert hidden == {"rehearsal", "replayed neighbors"}

@@ -149,3 +149,25 @@ def test_a_coordinator_that_makes_codes_wrap_round_is_refused(wild) -> None:
             image._checked({**agreed, name: torch.full_like(agreed[name], value)}, 4)
     with pytest.raises(PrivacyRefused, match="do not trust"):
         image._checked(agreed, 5)
+
+
+def test_an_audit_of_a_joint_model_tries_what_its_coordinator_could_have_read(
+    tmp_path, tiny, people, facts
+) -> None:
+    training = Training(latent=2, hidden=(8,), steps=2, batch=60, share="decoder")
+    (tmp_path / "schema").write_text(facts.dumps())
+    VAE(float("inf"), 1e-5, 600, schema=facts, fidelity=True, training=training).plan().save(
+        tmp_path / "plan.toml"
+    )
+    fields = {"name": "t", "plan": "plan.toml", "schema": "schema", "colluders": 0, "min_sites": 2}
+    fields["sites"] = {"a": "", "b": ""}
+    terms = Terms.model_validate(fields).model_copy(update={"folder": tmp_path})
+    frame = people(120)
+    made = fitted(terms, (frame, None))
+    found = transcripts.of_model(
+        made.coordinator.fitted, frame, terms.plan_of(), made.study.facts(terms.plan_of(), ""), 0.95
+    )
+    by_mode = {finding.attack.removeprefix("transcript inversion: "): finding for finding in found}
+    assert set(by_mode) == set(transcripts.MODES)
+    assert by_mode["masked"].value == 0
+    assert not any(finding.failed for finding in found)

@@ -38,6 +38,9 @@ class Replay:
             self.answers[name] = self.inner.release(name, totals, leaves)
         return self.answers[name]
 
+    def agreed(self, name, make):
+        return self.inner.agreed(name, make)
+
     def deviation(self, name):
         return self.inner.deviation(name)
 

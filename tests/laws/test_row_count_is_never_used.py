@@ -64,13 +64,13 @@ def test_the_law_sees_what_a_leaky_fit_would_take(transcript, people, facts, mon
     """The same comparison catches a fit that tells the watcher its number of rows."""
     from privae.recipes import table
 
-    real = table.fit
+    real = table.counted
 
     def leaky(run, codes, codec):
         run.watch.note(f"{len(codes)} rows")
         return real(run, codes, codec)
 
-    monkeypatch.setattr(table, "fit", leaky)
+    monkeypatch.setattr(table, "counted", leaky)
     first = transcript(VAE(3.0), people(3000), schema=facts)
     again = transcript(VAE(3.0), people(777), schema=facts, replay=first["released"])
     assert first["told"] != again["told"]

@@ -19,6 +19,11 @@ from privae.training.watch import Silent
 pytestmark = pytest.mark.usefixtures("tiny")
 
 
+def fit_of(run, codes, codec):
+    released = table.counted(run, codes, codec)
+    return table.mixture(run, released), released.layout
+
+
 def planned(schema, epsilon=3.0, rows=None):
     budget = Budget(epsilon, 1e-6, rows)
     return plan_of(table.draft(schema, budget), budget, schema.hash, "source")
@@ -96,7 +101,7 @@ def test_each_number_of_the_tables_is_released_once_and_mirrored():
 def test_the_fit_is_a_model_of_the_table(facts, people):
     run, codec = started(facts, epsilon=math.inf), Codec(facts)
     codes = codec.encode(people(2000))
-    fitted, layout = table.fit(run, codes, codec)
+    fitted, layout = fit_of(run, codes, codec)
     made = table.with_label(fitted.model, layout, 3000, 0)
     assert made.shape == (3000, 4)
     assert ((made >= 0) & (made < codec.sizes)).all()
@@ -112,7 +117,7 @@ def test_too_few_records_are_refused_by_the_released_count(facts, people, count)
     codec = Codec(facts)
     run = started(facts, epsilon=0.5)
     with pytest.raises(DataError, match="released row count"):
-        table.fit(run, codec.encode(people(count)), codec)
+        fit_of(run, codec.encode(people(count)), codec)
     assert run.noise.numbers_drawn > 0
 
 
@@ -120,7 +125,7 @@ def test_a_column_outside_its_schema_is_named(facts, people):
     codec = Codec(facts)
     frame = people(5000).assign(height="tall")
     with pytest.raises(DataError, match="column 'height'"):
-        table.fit(started(facts, epsilon=5.0), codec.encode(frame), codec)
+        fit_of(started(facts, epsilon=5.0), codec.encode(frame), codec)
 
 
 def test_too_many_cells_are_refused_by_the_plan():
@@ -164,7 +169,7 @@ def test_a_bought_label_is_fitted_as_planned(people, facts):
     run = started(schema, epsilon=5.0)
     frame = people(3000)
     final = table.buy_categories(run, frame, schema)
-    _, layout = table.fit(run, Codec(final).encode(frame), Codec(final))
+    _, layout = fit_of(run, Codec(final).encode(frame), Codec(final))
     assert layout.label is None
     assert run.plan.phase("pair tables").sensitivity == math.sqrt(layout.pairs)
 

@@ -219,12 +219,6 @@ def mixture(run: Run, released: Counted) -> MixtureFit:
     return fit_mixture(released.tables, margins, sizes, released.deviation, MixtureSettings(), run.watch)
 
 
-def fit(run: Run, codes: NDArray[np.int32], codec: Codec) -> tuple[MixtureFit, Layout]:
-    """The mixture of a table, and its layout. Errors: those of `counted`."""
-    released = counted(run, codes, codec)
-    return mixture(run, released), released.layout
-
-
 def with_label(mixture: ProductMixture, layout: Layout, count: int, seed: int) -> NDArray[np.int32]:
     """Samples of the mixture in the codec's column order, the splitting label put back: [count, all columns]."""
     codes, classes = mixture.sample(count, torch.Generator().manual_seed(seed))
