@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from privae import VAE, Training
-from privae.attacks import transcripts
+from privae.attacks import inversion, transcripts
 from privae.attacks.inversion import inversion_of
 from privae.data.images import ImageSchema
 from privae.errors import PrivacyRefused, UsageError
@@ -155,6 +155,8 @@ def test_an_audit_of_a_joint_model_tries_what_its_coordinator_could_have_read(
     tmp_path, tiny, people, facts, monkeypatch
 ) -> None:
     monkeypatch.setattr(transcripts, "BATCHES", 2)
+    for effort in ("_STARTS", "_ROUNDS", "_PARTS"):
+        monkeypatch.setattr(inversion, effort, 1)
     training = Training(latent=2, hidden=(8,), steps=2, batch=60, share="decoder")
     (tmp_path / "schema").write_text(facts.dumps())
     VAE(float("inf"), 1e-5, 600, schema=facts, fidelity=True, training=training).plan().save(
