@@ -148,7 +148,7 @@ def traffic(report: Report) -> float:
 
     def carried(name: str, message: bytes) -> bytes:
         answer = made.sites[name].answer(message)
-        asked = messages.read(message, made.study.publics)
+        asked = messages.read(message, {messages.COORDINATOR: made.study.coordinator})
         if asked.stage != "finish":
             sent["down"] += len(message) - len(asked.body)
             sent["told"] += len(asked.body)

@@ -60,3 +60,17 @@ def room(tmp_path: Path, facts: Schema) -> Callable[..., Terms]:
         return Terms.load(tmp_path / "study.toml")
 
     return make
+
+
+@pytest.fixture
+def agreed(tmp_path: Path) -> Callable[..., Terms]:
+    """Writes the plan of a VAE of a table and its schema into a folder; the terms of sites of one letter each."""
+
+    def make(vae: VAE, sites: str, **study) -> Terms:
+        vae.plan().save(tmp_path / "plan.toml")
+        (tmp_path / "schema").write_text(vae.schema.dumps())
+        fields = {"name": "t", "plan": "plan.toml", "schema": "schema", "colluders": 0, "min_sites": 2}
+        terms = Terms.model_validate({**fields, "sites": dict.fromkeys(sites, ""), **study})
+        return terms.model_copy(update={"folder": tmp_path})
+
+    return make

@@ -10,7 +10,6 @@ from privae import VAE
 from privae.data.codec import Codec
 from privae.errors import UsageError
 from privae.federated import site
-from privae.federated.study import Terms
 from privae.models.likelihoods import Categorical
 from privae.privacy.mechanism import Joint
 from privae.privacy.noise import NoiseSource
@@ -86,7 +85,7 @@ def test_gradient_phases_are_those_of_a_central_fit(room, people, digits, monkey
 
 
 def test_local_steps_of_one_and_all_records_are_plain_gradient_descent(
-    tmp_path, people, facts, monkeypatch, tiny
+    agreed, people, facts, monkeypatch, tiny
 ) -> None:
     """FedAvg of one full-batch step at sites of one size is gradient descent on the union."""
     monkeypatch.setattr(loop, "_latent", lambda shape, size, noise: torch.zeros(*shape, size))
@@ -95,19 +94,7 @@ def test_local_steps_of_one_and_all_records_are_plain_gradient_descent(
     vae = VAE(float("inf"), 1e-5, 3, recipe="gradients", schema=facts, training=training)
     with pytest.raises(UsageError, match="several sites"):
         vae.fit(people(30))
-    vae.plan().save(tmp_path / "plan.toml")
-    (tmp_path / "schema").write_text(facts.dumps())
-    fields = {
-        "name": "t",
-        "plan": "plan.toml",
-        "schema": "schema",
-        "share": "all",
-        "colluders": 0,
-        "min_sites": 2,
-    }
-    terms = Terms.model_validate({**fields, "sites": dict.fromkeys("abc", "")}).model_copy(
-        update={"folder": tmp_path}
-    )
+    terms = agreed(vae, "abc", share="all")
     frame = people(90)
     found = simulate(terms, parted((frame, None), tuple("abc"), "even", facts)).coordinator.fitted
     x = found.codec.onehot(found.codec.encode(frame))

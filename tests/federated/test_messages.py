@@ -185,10 +185,16 @@ def test_a_malformed_head_is_refused_even_when_truly_signed(head, keys, publics)
 
 
 @pytest.mark.parametrize(
-    "changed", [{"sender": ["ares"]}, {"sender": None}, {"sender": "\\ud800"}, {"sender": ""}]
+    ("changed", "reason"),
+    [
+        ({"sender": ["ares"]}, "does not read"),
+        ({"sender": None}, "does not read"),
+        ({"sender": "\\ud800"}, "not of this study"),
+        ({"sender": ""}, "not of this study"),
+    ],
 )
-def test_a_sender_that_is_no_name_is_refused(changed, keys, publics):
-    with pytest.raises(ProtocolError, match="not of this study"):
+def test_a_sender_that_is_no_name_is_refused(changed, reason, keys, publics):
+    with pytest.raises(ProtocolError, match=reason):
         read(packed(files.canonical_json(facts(**changed)), keys["ares"]), publics)
 
 
@@ -298,3 +304,11 @@ def test_a_refusal_that_may_tell_of_records_does_not_say_why(kind):
     assert answer["refused"] == kind.__name__
     assert answer == refusal(kind("one row"))
     assert not any(word in str(answer) for word in ("age", "134.7", "12"))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"query": "3"}, {"query": 3.0}, {"query": True}, {"sender": ["ares"]}, {"stage": 1}]
+)
+def test_a_head_of_other_kinds_is_refused_though_it_is_signed(keys, publics, wrong):
+    with pytest.raises(ProtocolError, match="does not read"):
+        messages.read(packed(files.canonical_json(facts(**wrong)), keys["ares"]), publics)

@@ -8,9 +8,10 @@ from privae import VAE, Training
 from privae.attacks import inversion, transcripts
 from privae.attacks.inversion import inversion_of
 from privae.data.images import ImageSchema
-from privae.errors import PrivacyRefused, UsageError
-from privae.federated.fit import wired
-from privae.federated.study import Terms
+from privae.errors import PrivacyRefused, ProtocolError, UsageError
+from privae.federated import messages
+from privae.federated.chain import check_texts
+from privae.federated.fit import Texts, wired
 from privae.models.likelihoods import Bernoulli
 from privae.privacy.mechanism import for_gradients
 from privae.privacy.noise import NoiseSource
@@ -49,22 +50,12 @@ def test_a_median_of_groups_shrugs_off_a_site_that_sends_nonsense(room, digits, 
     assert torch.allclose(*shares, atol=0.05)
 
 
-def test_categories_are_bought_together_and_rare_ones_stay_unknown(tmp_path, tiny, people, facts) -> None:
+def test_categories_are_bought_together_and_rare_ones_stay_unknown(agreed, tiny, people, facts) -> None:
     frame = people(3000)
     frame["job"] = frame["job"].astype(object)
     frame.loc[0, "job"] = "astronaut"
     text = facts.dumps().replace('categories = ["nurse", "cook"]', 'categories = "bought"')
-    (tmp_path / "schema").write_text(text)
-    schema = type(facts).loads(text)
-    VAE(5.0, 1e-5, 3000, schema=schema).plan().save(tmp_path / "plan.toml")
-    fields = {
-        "name": "t",
-        "plan": "plan.toml",
-        "schema": "schema",
-        "min_sites": 2,
-        "sites": {"a": "", "b": "", "c": ""},
-    }
-    terms = Terms.model_validate(fields).model_copy(update={"folder": tmp_path})
+    terms = agreed(VAE(5.0, 1e-5, 3000, schema=type(facts).loads(text)), "abc")
     found = fitted(terms, (frame, None))
     assert found.coordinator.steps[0].kind == "texts"
     (job,) = [column for column in found.coordinator.fitted.schema.columns if column.name == "job"]
@@ -89,20 +80,9 @@ def test_words_of_four_bytes_hold_the_sums_that_declared_rows_make_likely() -> N
     assert (exact.noise_multiplier, word) == (0.0, 8)
 
 
-def test_a_plan_that_trains_everything_is_refused_where_the_decoder_alone_is_shared(tmp_path, facts) -> None:
+def test_a_plan_that_trains_everything_is_refused_where_the_decoder_alone_is_shared(agreed, facts) -> None:
     training = Training(latent=2, hidden=(8,), steps=3)
-    (tmp_path / "schema").write_text(facts.dumps())
-    VAE(float("inf"), 1e-5, 600, schema=facts, fidelity=True, training=training).plan().save(
-        tmp_path / "plan.toml"
-    )
-    fields = {
-        "name": "t",
-        "plan": "plan.toml",
-        "schema": "schema",
-        "min_sites": 2,
-        "sites": {"a": "", "b": ""},
-    }
-    terms = Terms.model_validate(fields).model_copy(update={"folder": tmp_path})
+    terms = agreed(VAE(float("inf"), 1e-5, 600, schema=facts, fidelity=True, training=training), "ab")
     with pytest.raises(PrivacyRefused, match="decoder only"):
         terms.study({"a": "x", "b": "y"}, "z")
     everything = terms.model_copy(update={"share": "all"})
@@ -152,19 +132,13 @@ def test_a_coordinator_that_makes_codes_wrap_round_is_refused(wild) -> None:
 
 
 def test_an_audit_of_a_joint_model_tries_what_its_coordinator_could_have_read(
-    tmp_path, tiny, people, facts, monkeypatch
+    agreed, tiny, people, facts, monkeypatch
 ) -> None:
     monkeypatch.setattr(transcripts, "BATCHES", 2)
     for effort in ("_STARTS", "_ROUNDS", "_PARTS"):
         monkeypatch.setattr(inversion, effort, 1)
     training = Training(latent=2, hidden=(8,), steps=2, batch=60, share="decoder")
-    (tmp_path / "schema").write_text(facts.dumps())
-    VAE(float("inf"), 1e-5, 600, schema=facts, fidelity=True, training=training).plan().save(
-        tmp_path / "plan.toml"
-    )
-    fields = {"name": "t", "plan": "plan.toml", "schema": "schema", "colluders": 0, "min_sites": 2}
-    fields["sites"] = {"a": "", "b": ""}
-    terms = Terms.model_validate(fields).model_copy(update={"folder": tmp_path})
+    terms = agreed(VAE(float("inf"), 1e-5, 600, schema=facts, fidelity=True, training=training), "ab")
     frame = people(120)
     made = fitted(terms, (frame, None))
     found = transcripts.of_model(
@@ -174,3 +148,25 @@ def test_an_audit_of_a_joint_model_tries_what_its_coordinator_could_have_read(
     assert set(by_mode) == set(transcripts.MODES)
     assert not by_mode["masked"].failed  # a table of few cells is guessed now and then
     assert not by_mode["decoder only"].failed  # it is no claim
+
+
+@pytest.mark.parametrize("texts", [None, [1], [["a"], ["b"]], [["a", 2]], "ab", [{"a": 1}]])
+def test_texts_that_are_no_list_a_column_are_refused(texts) -> None:
+    with pytest.raises(ProtocolError, match="do not read"):
+        check_texts(texts, Texts("categories", [["a"]]))
+    check_texts([["b", "c"]], Texts("categories", [["a"]]))
+
+
+def test_a_site_that_sends_no_texts_stops_nobody_else(agreed, tiny, people, facts) -> None:
+    text = facts.dumps().replace('categories = ["nurse", "cook"]', 'categories = "bought"')
+    schema = type(facts).loads(text)
+    terms = agreed(VAE(5.0, 1e-5, 3000, schema=schema), "abc", dropouts=1)
+    made = assemble(terms, parted((people(3000), None), tuple("abc"), "even", schema))
+
+    def post(name, message):
+        reply = messages.read(made.sites[name].answer(message), made.study.sites)
+        fields = {**reply.fields, "texts": [7]} if name == "b" and "texts" in reply.fields else reply.fields
+        return reply.reply(name, fields, reply.body).sealed(made.sites[name].own.key.sign)
+
+    run(made.coordinator, post)
+    assert made.coordinator.steps[0].sites == ("a", "c")

@@ -15,7 +15,6 @@ from privae.federated.fit import Sum, Wire, noised
 from privae.federated.messages import COORDINATOR, REFUSED, Message
 from privae.federated.policy import SitePolicy, records_of
 from privae.federated.site import Own, Site
-from privae.federated.study import Terms
 from privae.plan import MOST_NUMBERS
 from privae.privacy.ledger import Charge, Ledger
 from privae.privacy.mechanism import Event
@@ -35,6 +34,10 @@ def made(room, digits):
         return assemble(named, parted(digits(600), tuple(named.sites), "label", schema))
 
     return assembled
+
+
+def publics_of(study):
+    return {**study.sites, COORDINATOR: study.coordinator}
 
 
 def answers(made, box=None):
@@ -97,7 +100,7 @@ def study_opening(study):
     coordinator = study.coordinator
     fields = {"plan": coordinator.plan.dumps(), "position": 0, "steps": [], "sizes": []}
     more = {"ledger": "", "due": ["sum", coordinator.plan.phases[0].name, 0]}
-    message = Message(COORDINATOR, study.study.context, 5, "open", {**fields, **more})
+    message = Message(COORDINATOR, study.study.hash, 5, "open", {**fields, **more})
     return message.sealed(coordinator._key.sign)
 
 
@@ -122,7 +125,7 @@ def test_messages_that_do_not_hold_are_refused_and_change_nothing(made) -> None:
         "cut off": good[:-5],
         "flipped": good[:200] + bytes([good[200] ^ 1]) + good[201:],
         "another study": stranger.coordinator.outbox()["ares"],
-        "signed by a site": messages.read(good, study.study.publics)
+        "signed by a site": messages.read(good, publics_of(study.study))
         .reply("bion", {})
         .sealed(study.sites["bion"].own.key.sign),
         "of another query": study_opening(study),
@@ -144,13 +147,13 @@ def test_a_site_opens_one_set_of_sites_only_and_contributes_once(made) -> None:
     agree = coordinator.outbox()
     first = said(study, study.sites["ares"].answer(agree["ares"]))
     assert "signature" in first
-    message = messages.read(agree["ares"], study.study.publics)
+    message = messages.read(agree["ares"], publics_of(study.study))
     fewer = {**message.fields, "members": ["ares", "bion", "ceto"]}
     forged = Message(COORDINATOR, message.context, message.query, "agree", fewer).sealed(
         coordinator._key.sign
     )
     assert "once" in said(study, study.sites["ares"].answer(forged))["why"]
-    request = messages.read(shares["ares"], study.study.publics)
+    request = messages.read(shares["ares"], publics_of(study.study))
     book = {name: keys for name, keys in request.fields["book"].items() if name != "doris"}
     sealed = {name: share for name, share in request.fields["sealed"].items() if name != "doris"}
     other = {"book": book, "sealed": sealed}
@@ -167,7 +170,7 @@ def test_a_site_that_vanishes_at_any_stage_leaves_an_exact_sum_of_the_others(mad
     gone = []
 
     def post(name, message):
-        if name == "doris" and (gone or messages.read(message, study.study.publics).stage == stage):
+        if name == "doris" and (gone or messages.read(message, publics_of(study.study)).stage == stage):
             gone.append(name)
             return None
         return study.sites[name].answer(message)
@@ -195,7 +198,7 @@ def test_late_duplicate_and_reordered_answers_change_nothing(made) -> None:
 
 def test_a_charge_that_is_not_due_is_not_signed(made) -> None:
     study = made(count=3)
-    message = messages.read(study.coordinator.outbox()["ares"], study.study.publics)
+    message = messages.read(study.coordinator.outbox()["ares"], publics_of(study.study))
     entry = Ledger.parse(message.fields["ledger"]).entries[0]
     for change, reason in (
         ({"noise_multiplier": 99.0}, "what is due"),
@@ -306,12 +309,12 @@ def test_a_site_of_a_kit_reads_its_files_and_keeps_its_state_to_itself(room, dig
 
 def opening_of(study, plan, key):
     fields = {"plan": plan.dumps(), "position": 0, "steps": [], "sizes": [], "ledger": "", "due": []}
-    return Message(COORDINATOR, study.context, 3, "open", fields).sealed(key.sign)
+    return Message(COORDINATOR, study.hash, 3, "open", fields).sealed(key.sign)
 
 
 def test_more_noise_than_the_plans_delta_pays_for_is_refused(made, monkeypatch) -> None:
     study = made(count=3)
-    monkeypatch.setattr("privae.federated.policy.MOST_NUMBERS", 30)
+    monkeypatch.setattr("privae.federated.site.MOST_NUMBERS", 30)
     assert MOST_NUMBERS > 30
     study.coordinator.take(answers(study))
     study.coordinator.take(answers(study))
@@ -329,7 +332,7 @@ def test_a_coordinator_that_shows_each_site_other_companions_is_refused(made) ->
     kept, lost = one.circle.names[:3], one.circle.names[3:]
 
     def ask(name, stage, fields):
-        message = Message(COORDINATOR, study.study.context, 0, stage, fields).sealed(coordinator._key.sign)
+        message = Message(COORDINATOR, study.study.hash, 0, stage, fields).sealed(coordinator._key.sign)
         return said(study, study.sites[name].answer(message))
 
     for name in kept:
@@ -357,21 +360,12 @@ def test_a_plan_whose_bounds_are_not_the_recipes_is_refused_by_every_place(made,
     assert "bounds that do not hold" in said(study, reply)["why"]
 
 
-def test_statistics_of_records_are_never_counted_for_whole_clients(facts, tmp_path) -> None:
+def test_statistics_of_records_are_never_counted_for_whole_clients(agreed, facts) -> None:
     both = Training(local=Local(), share="decoder")
     with pytest.raises(UsageError, match="statistics are of records"):
         VAE(1.0, 1e-5, 3, schema=facts, fidelity=True, training=both).plan()
     training = Training(latent=2, hidden=(8,), steps=2, local=Local())
-    VAE(1.0, 1e-5, 5, "gradients", facts, training=training).plan().save(tmp_path / "plan.toml")
-    (tmp_path / "schema").write_text(facts.dumps())
-    fields = {
-        "name": "t",
-        "plan": "plan.toml",
-        "schema": "schema",
-        "share": "all",
-        "sites": dict.fromkeys("abcd", ""),
-    }
-    terms = Terms.model_validate(fields).model_copy(update={"folder": tmp_path})
+    terms = agreed(VAE(1.0, 1e-5, 5, "gradients", facts, training=training), "abcd", share="all")
     with pytest.raises(UsageError, match="--rows 4"):
         terms.study({n: n for n in "abcd"}, "z")
 
@@ -415,7 +409,7 @@ def test_an_end_that_does_not_go_on_from_what_was_seen_is_not_signed(made) -> No
     while coordinator.fitted is None:
         coordinator.take(answers(study))
         box = coordinator.outbox()
-    ending = messages.read(box["ares"], study.study.publics)
+    ending = messages.read(box["ares"], publics_of(study.study))
     killed = Site(owns["ares"])
     short = "".join(line + "\n" for line in ending.fields["rounds"].splitlines()[:1])
     fresh = Ledger.fresh(1e-5)

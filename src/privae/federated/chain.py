@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from privae import files
 from privae.custody import keys
 from privae.errors import ArtifactError, PrivacyRefused, ProtocolError, UsageError
-from privae.federated.fit import Ask, Sum
+from privae.federated.fit import Agreed, Ask, Sum, Texts
 from privae.federated.messages import tensors_of, tensors_to_bytes
 from privae.federated.study import Study
 from privae.plan import Plan
@@ -82,9 +82,11 @@ def parse_steps(text: str) -> list[Step]:
         steps = [Step.model_validate_json(line) for line in text.splitlines()]
     except ValidationError:
         raise ArtifactError("a line of the rounds does not read; restore a copy") from None
+    previous = GENESIS
     for index, step in enumerate(steps):
-        if (step.index, step.previous, step.hash) != (index, head_of(steps[:index]), step.sealed().hash):
+        if (step.index, step.previous, step.hash) != (index, previous, step.sealed().hash):
             raise ArtifactError("the rounds were changed after they were written; restore a copy")
+        previous = step.hash
     return steps
 
 
@@ -98,14 +100,14 @@ def follow(ask: Ask, step: Step, told: bytes, before: Sequence[Step]) -> None:
 
 def encoded(ask: Ask, value: Any, word: int) -> bytes:  # noqa: ANN401  integers, texts or tensors, by the ask's kind
     """What is told, as bytes."""
-    if ask.kind == "sum":
+    if isinstance(ask, Sum):
         return bytes(np.asarray(value).astype(f"<i{word}").tobytes())
-    return files.canonical_json(value) if ask.kind == "texts" else tensors_to_bytes(value)
+    return files.canonical_json(value) if isinstance(ask, Texts) else tensors_to_bytes(value)
 
 
 def decoded(ask: Ask, raw: bytes, word: int) -> Any:  # noqa: ANN401
     """Inverse of `encoded`. Errors: ProtocolError for what does not fit the ask."""
-    if ask.kind == "agreed":
+    if isinstance(ask, Agreed):
         return tensors_of(raw)
     if isinstance(ask, Sum):
         if word not in (4, 8) or len(raw) != word * len(ask.values):
@@ -115,10 +117,18 @@ def decoded(ask: Ask, raw: bytes, word: int) -> Any:  # noqa: ANN401
         texts = json.loads(raw)
     except ValueError:
         texts = None
-    columns = texts if isinstance(texts, list) else [None]
-    if not all(isinstance(c, list) and all(isinstance(one, str) for one in c) for c in columns):
-        raise ProtocolError("texts that were released do not read")
+    check_texts(texts, ask)
     return texts
+
+
+def check_texts(found: Any, ask: Texts) -> None:  # noqa: ANN401  whatever a peer sent
+    """Refuse what is no list of texts for each column. Errors: ProtocolError."""
+    columns = found if isinstance(found, list) else []
+    plain = all(
+        isinstance(column, list) and all(isinstance(one, str) for one in column) for column in columns
+    )
+    if not plain or len(columns) != len(ask.texts):
+        raise ProtocolError("texts that were released do not read, or are not one list a column")
 
 
 @dataclass
@@ -186,12 +196,12 @@ def _terms(ledger: Ledger) -> Any:  # noqa: ANN401  private to the ledger
 
 def charged(study: Study, entry: str) -> bytes:
     """What a site signs of an entry of the ledger before it computes for it."""
-    return files.canonical_json(["ledger", study.context, entry])
+    return files.canonical_json(["ledger", study.hash, entry])
 
 
 def ended(study: Study, steps: str, ledger: str, model: str) -> bytes:
     """What a site signs at the end: all rounds, the whole ledger, and the SHA-256 of the model's file."""
-    return files.canonical_json(["end", study.context, steps, ledger, model])
+    return files.canonical_json(["end", study.hash, steps, ledger, model])
 
 
 @dataclass(frozen=True)

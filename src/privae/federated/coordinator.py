@@ -20,8 +20,18 @@ from privae.custody import keys
 from privae.custody.keys import SigningKey, signing_key
 from privae.errors import PrivacyRefused, ProtocolError
 from privae.federated import chain
-from privae.federated.chain import Account, Step, charged, decoded, encoded, ended, head_of, step_of
-from privae.federated.fit import Agreed, Ask, Integers, Place, Sum, begin
+from privae.federated.chain import (
+    Account,
+    Step,
+    charged,
+    check_texts,
+    decoded,
+    encoded,
+    ended,
+    head_of,
+    step_of,
+)
+from privae.federated.fit import Agreed, Ask, Integers, Place, Sum, Texts, begin
 from privae.federated.masking import as_integers
 from privae.federated.messages import COORDINATOR, REFUSED, Message, read
 from privae.federated.round import Round
@@ -60,7 +70,7 @@ class Coordinator:
         study.check(plan)
         self.study, self.plan, self.done = study, plan, False
         self._key, self._shelf, self._results = key, shelf, results
-        self.steps: list[Step] = chain.parse_steps((shelf.get(chain.ROUNDS) or b"").decode())
+        self.steps: list[Step] = chain.parse_steps(_steps_on(shelf))
         kept = shelf.get(chain.BOOK)
         ledger = Ledger.parse(kept.decode()) if kept else Ledger.fresh(plan.delta, plan.unit)
         self.account = Account(plan, ledger)
@@ -186,7 +196,7 @@ class Coordinator:
         assert self._ask is not None
         step = step_of(self._ask, raw, sites, word, self.steps)
         self._shelf.put(f"told-{step.index}", raw)
-        self._shelf.put(chain.ROUNDS, b"".join(one.line() for one in [*self.steps, step]))
+        self._shelf.put(f"step-{step.index}", step.line())
         self.steps.append(step)
         return raw
 
@@ -208,7 +218,7 @@ class Coordinator:
 
     def _take(self, name: str, message: Message) -> None:
         fields, query = message.fields, len(self.steps)
-        if message.sender != name or message.context != self.study.context:
+        if message.sender != name or message.context != self.study.hash:
             raise ProtocolError("its answer is somebody else's, or of another study")
         if REFUSED in fields:
             self._sites.said[name] = f"refuses: {fields.get('why')}"
@@ -230,6 +240,8 @@ class Coordinator:
             self._sites.behind.pop(name, None)
         one = next(one for one in self._rounds if name in one.circle.names)
         if message.stage == one.stage:
+            if isinstance(self._ask, Texts):
+                check_texts(message.fields.get("texts"), self._ask)
             one.take(name, (message.fields, message.body))
             self._sites.said[name] = f"answered {one.stage}"
 
@@ -245,7 +257,7 @@ class Coordinator:
     def _advance(self) -> None:
         for index, one in enumerate(self._rounds):
             left = [name for name in one.circle.names if name not in self._sites.refused]
-            if len(left) < (one.circle.least if one.masked else one.circle.need):
+            if len(left) < one.least:
                 raise PrivacyRefused(f"too few sites take part: {self._reasons(one)}")
             while one.advance(tuple(self._sites.behind)):
                 # the set in a sum is decided on disk before anybody hears of it: sites open one set only
@@ -275,13 +287,12 @@ class Coordinator:
         return middle
 
     def _united(self) -> list[list[str]]:
-        """The texts that sites released, column by column, sorted. Errors: ProtocolError for malformed ones."""
-        found = [fields.get("texts") for one in self._rounds for fields, _ in one.answers.values()]
-        columns = list(zip(*(one for one in found if isinstance(one, list)), strict=False))
-        return [sorted({str(text) for texts in column for text in texts}) for column in columns]
+        """The texts that sites released, column by column, sorted."""
+        found = [fields["texts"] for one in self._rounds for fields, _ in one.answers.values()]
+        return [sorted(set().union(*column)) for column in zip(*found, strict=True)]
 
     def _message(self, stage: str, fields: Mapping[str, Any], body: bytes = b"") -> bytes:
-        return Message(COORDINATOR, self.study.context, len(self.steps), stage, fields, body).sealed(
+        return Message(COORDINATOR, self.study.hash, len(self.steps), stage, fields, body).sealed(
             self._key.sign
         )
 
@@ -312,8 +323,8 @@ class Coordinator:
 
     def _too_few(self) -> str:
         one = next((one for one in self._rounds if not one.done), self._rounds[0])
-        least = one.circle.threshold if one.stage == "unmask" else one.circle.least
-        return f"{len(one.answers)} of {len(one.asked())} sites answered, and a sum needs {least}: {self._reasons(one)}"
+        answered = f"{len(one.answers)} of {len(one.asked())} sites answered"
+        return f"{answered}, and a sum needs {one.least}: {self._reasons(one)}"
 
     def _reasons(self, one: Round) -> str:
         missing = [name for name in one.circle.names if name not in one.answers]
@@ -373,3 +384,11 @@ class Coordinator:
         shelf.put(
             chain.SIGNATURES, files.canonical_json({"model": model, "charged": booked, "ended": dict(ends)})
         )
+
+
+def _steps_on(shelf: files.Shelf) -> str:
+    """The lines of the chain that were kept, one by one: writing all of it at every step would grow with its square."""
+    lines: list[bytes] = []
+    while (line := shelf.get(f"step-{len(lines)}")) is not None:
+        lines.append(line)
+    return b"".join(lines).decode()

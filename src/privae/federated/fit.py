@@ -11,7 +11,7 @@ import json
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Any, Literal
 
@@ -106,9 +106,7 @@ def wired(mechanism: Mechanism, size: int, expected: float) -> tuple[Mechanism, 
     grid = mechanism.grid
     while grid <= coarsest:
         if batch * mechanism.clip_norm < 2.0**31 * grid:
-            rounding = grid * math.sqrt(size)
-            fields = {**mechanism.__dict__, "grid": grid, "rounding": rounding}
-            return Mechanism(**fields), 4
+            return replace(mechanism, grid=grid, rounding=grid * math.sqrt(size)), 4
         grid *= 2
     return mechanism, 8
 
@@ -181,8 +179,7 @@ class Asking(Run):
         found, word = wired(phase.mechanism(), phase.size, expected)
         wire = Wire(phase.size, found.std / found.grid)
         step = iter(range(phase.steps))
-        fields = {k: v for k, v in found.__dict__.items() if k != "add"}
-        return Joint(**fields, add=lambda mine: self.ask(Sum(name, next(step), (wire,), word, mine)))
+        return Joint(**found.__dict__, add=lambda mine: self.ask(Sum(name, next(step), (wire,), word, mine)))
 
     def deviation(self, name: str) -> float:
         """Standard deviation of the noise that a sum of all sites has, in weighted units."""
@@ -258,19 +255,10 @@ def begin(recipe: Recipe, plan: Plan, study: Study, place: Place, records: tuple
     """
 
     def work(ask: Callable[[Ask], Any]) -> Fitted:
-        def charge(name: str, event: Event) -> None:
-            place.charge(name, event)
-
-        told = (plan, charge, NoiseSource(derive(place.secret, "unused")), place.watch)
+        told = (plan, place.charge, NoiseSource(derive(place.secret, "unused")), place.watch)
         return recipe.fit(Asking(*told, study=study, place=place, ask=ask), *records)
 
     return Talk(work)
-
-
-def last_of(plan: Plan, ask: Ask) -> bool:
-    """Whether nothing will be asked for after this: a site needs no more than its answer."""
-    final = plan.phases[-1]
-    return ask.kind != "agreed" and (ask.phase, ask.step) == (final.name, final.steps - 1)
 
 
 def noised(ask: Sum, share: float, coins: NoiseSource) -> Integers:

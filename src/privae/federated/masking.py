@@ -12,6 +12,7 @@ Source: Bonawitz et al. 2017, https://eprint.iacr.org/2017/281; Shamir 1979.
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -61,7 +62,7 @@ class Keys:
         """The keys that follow from a site's secret of that sum (32 bytes)."""
         return cls(*(derive(secret, kind) for kind in ("channel", "mask", "seed")))
 
-    @property
+    @cached_property
     def public(self) -> tuple[bytes, bytes]:
         """Public keys of the channel and of the masks, 32 bytes each."""
         return public_of(self.channel), public_of(self.mask)
@@ -72,9 +73,10 @@ def public_of(own: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(own).public_key().public_bytes_raw()
 
 
-def check_public(key: bytes) -> None:
+def check_public(*public: bytes) -> None:
     """Raise ProtocolError for a public key that agrees on the same secret with everybody (a point of low order)."""
-    _agreed(bytes(range(32)), key)
+    for key in public:
+        _agreed(bytes(range(32)), key)
 
 
 def pair_seed(own: bytes, peer: bytes, context: bytes) -> bytes:

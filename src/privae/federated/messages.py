@@ -32,6 +32,7 @@ REFUSED = "refused"
 
 _SIZES = struct.Struct("<II")  # bytes of the head and of the signature
 _MOST_HEAD = 2**24
+_HEAD = {"sender": str, "context": str, "query": int, "stage": str, "fields": dict}
 Sign = Callable[[bytes], str]
 
 
@@ -51,7 +52,7 @@ class Message:
 
     def sealed(self, sign: Sign) -> bytes:
         """The bytes that travel."""
-        facts = {name: getattr(self, name) for name in ("sender", "context", "query", "stage", "fields")}
+        facts = {name: getattr(self, name) for name in _HEAD}
         head = files.canonical_json({**facts, "body": hashlib.sha256(self.body).hexdigest()})
         signature = sign(MAGIC + head).encode()
         return MAGIC + _SIZES.pack(len(head), len(signature)) + head + signature + self.body
@@ -73,17 +74,18 @@ def read(data: bytes, publics: Mapping[str, str]) -> Message:
     head, signature, body = _cut(data)
     try:
         facts = json.loads(head)
-        values = str(facts["sender"]), str(facts["context"]), int(facts["query"]), str(facts["stage"])
-        found, hashed = Message(*values, facts["fields"], body), facts["body"]
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        values = {name: facts[name] for name in _HEAD}
+        hashed = facts["body"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ProtocolError("a message does not read") from None
+    if any(type(values[name]) is not kind for name, kind in _HEAD.items()):
+        raise ProtocolError("a message does not read")
+    found = Message(**values, body=body)
     public = publics.get(found.sender)
     if public is None:
         raise ProtocolError("a message names a sender who is not of this study")
     if hashed != hashlib.sha256(body).hexdigest() or not keys.check(public, signature, MAGIC + head):
         raise ProtocolError(f"a message that names {found.sender} does not bear its signature")
-    if not isinstance(found.fields, dict):
-        raise ProtocolError("a message does not read")
     return found
 
 

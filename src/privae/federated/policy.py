@@ -2,7 +2,7 @@
 
 import logging
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from privae.data.schema import Schema
 from privae.data.tables import read_table
 from privae.errors import PrivacyRefused, UsageError
 from privae.federated.study import FROZEN, Share, Study, text_in, validated
-from privae.plan import MOST_NUMBERS, Plan
+from privae.plan import Plan
 from privae.privacy.ledger import Ledger
 from privae.training.books import whole_plan
 
@@ -26,7 +26,8 @@ class SitePolicy(BaseModel):
     """What a site lets happen, whatever a study asks for: its own site.toml. It may only narrow.
 
     data: path of its records. ledger: of all studies of these records, a file that may lie outside this kit. columns:
-    the study's name of a column -> its name here. max_epsilon, delta: the cap of that ledger. min_sites: fewest sites
+    the study's name of a column -> its name here. max_epsilon, delta: the cap of that ledger (inf: no
+    cap, and no ledger). min_sites: fewest sites
     in a sum. require_masking: refuse sums without masks. allow_share: what gradients may train.
     """
 
@@ -68,22 +69,6 @@ class SitePolicy(BaseModel):
             raise PrivacyRefused(f'share = "{study.share}" is not in this site\'s allow_share')
         if math.isfinite(plan.epsilon) and plan.delta > self.delta:
             raise PrivacyRefused(f"delta {plan.delta:g} is above this site's delta {self.delta:g}")
-
-
-@dataclass(frozen=True)
-class Allowance:
-    """How many noise numbers a site may draw for a plan: its part of what the plan's delta pays for (rule 5)."""
-
-    sites: int
-    drawn: list[int] = field(default_factory=lambda: [0])
-
-    def take(self, numbers: int) -> None:
-        """Count numbers before they are drawn. Errors: PrivacyRefused past the allowance."""
-        self.drawn[0] += numbers
-        if self.drawn[0] > MOST_NUMBERS // self.sites:
-            raise PrivacyRefused(
-                "more noise would be drawn than was charged for; plan fewer steps or parameters"
-            )
 
 
 def reserve(path: Path | None, policy: SitePolicy, whose: tuple[Study, str], plan: Plan) -> None:

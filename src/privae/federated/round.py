@@ -22,7 +22,8 @@ Source: Bonawitz et al. 2017, https://eprint.iacr.org/2017/281, figure 4 and sec
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -87,7 +88,7 @@ class Seat:
     secret: bytes = field(repr=False)
     sign: Sign = field(repr=False)
 
-    @property
+    @cached_property
     def keys(self) -> masking.Keys:
         """The round's keys."""
         return masking.Keys.of(self.secret)
@@ -111,6 +112,10 @@ class Opened:
     mask: bytes
     signature: str
 
+    def statement(self, circle: Circle, name: str) -> bytes:
+        """What the site signs of them."""
+        return circle.statement("keys", name, text_of(self.channel), text_of(self.mask))
+
     def fields(self) -> Fields:
         """As a message holds them."""
         return {"channel": text_of(self.channel), "mask": text_of(self.mask), "signature": self.signature}
@@ -125,20 +130,15 @@ def opened(fields: Any, circle: Circle, name: str) -> Opened:  # noqa: ANN401  w
         raise ProtocolError(f"the round's keys of {name} are none")
     found = Opened(channel, mask, str(fields.get("signature")))
     # privacy: a coordinator that passed on keys of its own would read every share
-    if not signed(circle.publics[name], found.signature, circle.statement("keys", name, *_texts(found))):
+    if not signed(circle.publics[name], found.signature, found.statement(circle, name)):
         raise ProtocolError(f"the round's keys of {name} do not bear its signature")
     return found
-
-
-def _texts(keys: Opened) -> tuple[str, str]:
-    return text_of(keys.channel), text_of(keys.mask)
 
 
 def advertise(seat: Seat) -> Fields:
     """Answer to "open": the round's public keys, signed."""
     made = Opened(*seat.keys.public, "")
-    signature = seat.sign(seat.circle.statement("keys", seat.name, *_texts(made)))
-    return Opened(made.channel, made.mask, signature).fields()
+    return replace(made, signature=seat.sign(made.statement(seat.circle, seat.name))).fields()
 
 
 def share_keys(seat: Seat, request: Mapping[str, Any]) -> Fields:
@@ -155,9 +155,10 @@ def share_keys(seat: Seat, request: Mapping[str, Any]) -> Fields:
 def contribute(seat: Seat, request: Mapping[str, Any], words: Words) -> bytes:
     """Answer to "shares": this site's numbers under its self mask and a mask with every other site of U2."""
     book = _book(seat, request)
-    peers = {seat.circle.place(n): book[n].mask for n in _senders(seat, request, book) if n != seat.name}
-    for name in _senders(seat, request, book):
+    others = [name for name in _senders(seat, request, book) if name != seat.name]
+    for name in others:
         _received(seat, request, book, name)  # what does not open now could not be revealed later
+    peers = {seat.circle.place(name): book[name].mask for name in others}
     masked = masking.masked(words, seat.keys, seat.place, peers, seat.context)
     return masked.astype(KINDS[words.itemsize], copy=False).tobytes()
 
@@ -212,20 +213,21 @@ def _book(seat: Seat, request: Mapping[str, Any]) -> dict[str, Opened]:
     own = found.get(seat.name)
     if own is None or (own.channel, own.mask) != seat.keys.public:
         raise ProtocolError("a request does not bring this site's own keys")
-    if len({key for keys in found.values() for key in (keys.channel, keys.mask)}) < 2 * len(found):
-        raise ProtocolError("two sites of a round have the same keys")
+    _refuse_shared([*found.values()])
     return found
+
+
+def _refuse_shared(book: Sequence[Opened]) -> None:
+    if len({key for keys in book for key in (keys.channel, keys.mask)}) < 2 * len(book):
+        raise ProtocolError("two keys of a round are the same")
 
 
 def _split(seat: Seat, request: Mapping[str, Any]) -> dict[int, bytes]:
     """Shares of this site's seed and mask key, joined, by place."""
-    places = sorted(seat.circle.place(name) for name in request["book"])
-    parts = [
-        masking.split(
-            part, seat.circle.threshold, places, masking.derive(seat.secret, "shares", kind, *places)
-        )
-        for kind, part in (("seed", seat.keys.seed), ("mask", seat.keys.mask))
-    ]
+    places, least = sorted(seat.circle.place(name) for name in request["book"]), seat.circle.threshold
+    secrets = {"seed": seat.keys.seed, "mask": seat.keys.mask}
+    coins = {kind: masking.derive(seat.secret, "shares", kind, *places) for kind in secrets}
+    parts = [masking.split(secret, least, places, coins[kind]) for kind, secret in secrets.items()]
     return {place: parts[0][place] + parts[1][place] for place in places}
 
 
@@ -267,6 +269,13 @@ class Round:
     answers: dict[str, Answer] = field(default_factory=dict, repr=False)
     done: bool = False
 
+    @property
+    def least(self) -> int:
+        """Answers without which this stage does not end."""
+        if not self.masked:
+            return self.circle.need
+        return self.circle.threshold if self.stage == "unmask" else self.circle.least
+
     def asked(self) -> tuple[str, ...]:
         """Who is asked at this stage."""
         among = {"open": self.circle.names, "keys": tuple(self.book), "shares": tuple(self.sealed)}
@@ -274,8 +283,7 @@ class Round:
 
     def requests(self) -> dict[str, Fields]:
         """What to ask those who have not answered this stage yet."""
-        left = [name for name in self.asked() if name not in self.answers and not self.done]
-        return {name: self._request(name) for name in left}
+        return {n: self._request(n) for n in self.asked() if n not in self.answers and not self.done}
 
     def take(self, name: str, answer: Answer) -> None:
         """Keep the answer of a site. Errors: ProtocolError for one that does not fit the stage."""
@@ -287,9 +295,7 @@ class Round:
     def advance(self, waiting: Sequence[str] = ()) -> bool:
         """Go on to the next stage if everybody answered, or enough did and none of `waiting` is missing."""
         missing = [name for name in self.asked() if name not in self.answers]
-        least = self.circle.threshold if self.stage == "unmask" else self.circle.least
-        least = least if self.masked else self.circle.need
-        if self.done or (missing and (len(self.answers) < least or set(missing) & set(waiting))):
+        if self.done or (missing and (len(self.answers) < self.least or set(missing) & set(waiting))):
             return False
         getattr(self, f"_end_{self.stage}")()
         self.done = self.stage == STAGES[-1] or not self.masked
@@ -311,29 +317,22 @@ class Round:
         self.total = np.frombuffer(total, KINDS[self.word]).copy() if self.members else None
 
     def _request(self, name: str) -> Fields:
-        if self.stage == "open":
-            return {}
-        request: Fields = {"book": {n: keys.fields() for n, keys in self.book.items()}}
-        if self.stage == "keys":
-            return request
-        request["sealed"] = {n: theirs[name] for n, theirs in self.sealed.items() if n != name}
-        if self.stage == "shares":
-            return request
-        request["members"] = list(self.members)
-        return request | ({"signatures": self.marks} if self.stage == "unmask" else {})
+        known = {
+            "book": {n: keys.fields() for n, keys in self.book.items()},
+            "sealed": {n: theirs[name] for n, theirs in self.sealed.items() if n != name},
+            "members": list(self.members),
+            "signatures": self.marks,
+        }
+        return dict(list(known.items())[: STAGES.index(self.stage)])  # each stage brings one thing more
 
     def _check_open(self, name: str, fields: Mapping[str, Any], body: bytes) -> None:
-        if self.masked:
-            found = opened(fields.get("keys"), self.circle, name)
-            others = [opened(f["keys"], self.circle, n) for n, (f, _) in self.answers.items()]
-            known = {key for keys in others for key in (keys.channel, keys.mask)}
-            # a key that honest sites refuse would keep them all from going on
-            if {found.channel, found.mask} & known or found.channel == found.mask:
-                raise ProtocolError(f"{name} has a key of the round that is not its own")
-            for key in (found.channel, found.mask):
-                masking.check_public(key)
-        else:
+        if not self.masked:
             self._check_shares(name, fields, body)
+            return
+        found = opened(fields.get("keys"), self.circle, name)
+        # a key that honest sites refuse would keep them all from going on
+        _refuse_shared([found, *(opened(f["keys"], self.circle, n) for n, (f, _) in self.answers.items())])
+        masking.check_public(found.channel, found.mask)
 
     def _check_keys(self, name: str, fields: Mapping[str, Any], body: bytes) -> None:  # noqa: ARG002
         sealed = fields.get("sealed")

@@ -23,10 +23,10 @@ from privae.federated.chain import Account, Step, charged, decoded, ended, follo
 from privae.federated.fit import Agreed, Ask, Place, Sum, Talk, Texts, begin, noised
 from privae.federated.masking import as_words, derive
 from privae.federated.messages import COORDINATOR, REFUSED, Message, read, refusal
-from privae.federated.policy import Allowance, Records, SitePolicy, records_of, reserve
+from privae.federated.policy import Records, SitePolicy, records_of, reserve
 from privae.federated.round import KINDS, Fields, Seat, Words
 from privae.federated.study import Study, text_in
-from privae.plan import Plan
+from privae.plan import MOST_NUMBERS, Plan
 from privae.privacy.ledger import Ledger
 from privae.privacy.noise import NoiseSource
 from privae.recipes.modality import recipe_of
@@ -100,7 +100,7 @@ class Site:
         digest = hashlib.sha256(data).digest()
         if self._last[0] == digest:
             return self._last[1]
-        message = Message(COORDINATOR, self.own.study.context, -1, REFUSED)
+        message = Message(COORDINATOR, self.own.study.hash, -1, REFUSED)
         try:
             message = self._read(data)
             fields, body = self._answered(message)
@@ -117,7 +117,7 @@ class Site:
 
     def _read(self, data: bytes) -> Message:
         message = read(data, {COORDINATOR: self.own.study.coordinator})
-        if message.context != self.own.study.context:
+        if message.context != self.own.study.hash:
             raise ProtocolError("a message is of another study, or of another attempt of it")
         return message
 
@@ -170,7 +170,7 @@ class _Work:
         self._own, self._name, self._plan, self._root = own, name, plan, root
         self.account = Account(plan, Ledger.fresh(plan.delta, plan.unit))
         self.steps: list[Step] = []
-        self._allowance = Allowance(len(own.study.sites))
+        self._left = MOST_NUMBERS // len(own.study.sites)  # noise numbers that delta pays for (rule 5)
         self._words: Words | None = None
         self._drawn = -1  # the last sum whose noise was counted
         place = Place(self.account.charge, derive(root, "place", name))
@@ -313,8 +313,12 @@ class _Work:
     def _count(self, ask: Ask) -> None:
         """Count the noise of a sum, once, whether it is drawn now or was drawn before a kill."""
         if self.position > self._drawn and not isinstance(ask, Agreed):
-            self._allowance.take(len(ask.values) if isinstance(ask, Sum) else ask.drawn)
+            self._left -= len(ask.values) if isinstance(ask, Sum) else ask.drawn
             self._drawn = self.position
+        if self._left < 0:
+            raise PrivacyRefused(
+                "more noise would be drawn than delta pays for; plan fewer steps or parameters"
+            )
 
     def _locked_texts(self, texts: list[list[str]]) -> list[list[str]]:
         self._lock("contribution", files.digest(texts))

@@ -16,6 +16,7 @@ Without masking each site's numbers are seen one by one, so each adds all of s: 
 import math
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -92,11 +93,6 @@ class Study(BaseModel):
         return files.digest(self.model_dump(mode="json"))
 
     @property
-    def context(self) -> str:
-        """Names this study, its plan and its attempt in every message."""
-        return self.hash
-
-    @property
     def schema_of(self) -> Schema | ImageSchema:
         """The schema that all agreed on."""
         if self.schema_text.lstrip().startswith("{"):
@@ -141,11 +137,6 @@ class Study(BaseModel):
         ]
         return [*lines, "a site whose state was set back to an earlier day, or whose signing key others hold"]
 
-    @property
-    def publics(self) -> dict[str, str]:
-        """Who may speak, and by which key."""
-        return {**self.sites, "coordinator": self.coordinator}
-
     def circles(self, query: int) -> tuple[Circle, ...]:
         """Who sums together in one sum: one circle a group."""
         names = tuple(self.sites)
@@ -153,7 +144,7 @@ class Study(BaseModel):
         for group in range(self.groups):
             mine = names[group :: self.groups]
             need = max(len(mine) - self.dropouts, self.min_sites)
-            context = f"{self.context}/{query}/{group}"
+            context = f"{self.hash}/{query}/{group}"
             publics = {name: self.sites[name] for name in mine}
             made.append(Circle(mine, publics, _threshold(len(mine), self.colluders), need, context))
         return tuple(made)
@@ -187,17 +178,15 @@ class Study(BaseModel):
         smallest = min(len(c.names) for c in self.circles(0))
         rest = plan.delta - plan.delta_sampler - plan.delta_threshold
         found = {}
-        for bad in range(min(smallest - self.dropouts, 6)):
+        # up to five, and the least number that opens a site's own numbers: more cost no more than that
+        for bad in sorted({*range(6), self._opening()} & {*range(smallest - self.dropouts)}):
             left = (smallest - self.dropouts - bad) / (smallest - self.dropouts - self.colluders)
             # so many open a site's own numbers, which have its share of the noise alone: as many as the threshold, or,
             # where sites may be missing, as many as can sign two sets with half of the others each
             open_to = self.masking and bad >= self._opening()
             left = 1 / (smallest - self.dropouts - self.colluders) if open_to else left
             scale = math.sqrt(left) if self.masking else 1.0
-            events = [
-                type(e)(e.noise_multiplier * scale, e.sampling_rate, e.steps, e.replace_ratio)
-                for e in plan.events
-            ]
+            events = [replace(e, noise_multiplier=e.noise_multiplier * scale) for e in plan.events]
             found[bad] = accountant.epsilon(events, rest, fine=False)
         return found
 

@@ -1,7 +1,8 @@
 """Kits: one folder for each who takes part in a study, with all that it needs to start, and closed where it can be.
 
 NVFlare's own kits let an admin ship code, read logs, and run shell commands at a site. These do not: a site builds
-nothing but privae's classes, takes no code, streams no log, runs no command, and decides on each job by its site.toml.
+three classes of privae's and no other, takes no code, streams no log, runs no command, and decides on each job by its
+site.toml.
 """
 
 import json
@@ -26,10 +27,8 @@ USER = "admin@study.local"
 _TAKEN = {SERVER, ADMIN, "server"}
 # privacy: a prefix would let a job call any function of privae with arguments of its own
 _ALLOWED = [f"{APPS}.{name}" for name in ("SiteApp", "SitePolicy", "CoordinatorApp")]
-_HEARTBEAT, _AGAIN = (
-    60,
-    10.0,
-)  # seconds: until a silent site counts as gone; between two tries to schedule a job
+_HEARTBEAT = 60  # seconds until a silent site counts as gone
+_AGAIN = 10.0  # seconds between two tries to schedule a job
 _NOTHING = dict.fromkeys(
     (
         "submit_job",

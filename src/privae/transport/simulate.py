@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def assemble(
     study = terms.study(publics, publics["the coordinator"])
     policy = _policy(study, plan)
     sites = {
-        name: Site(Own(study, policy, made[name], _given(parts[name]), files.Shelf())) for name in study.sites
+        name: Site(Own(study, policy, made[name], partial(parts.__getitem__, name), files.Shelf()))
+        for name in study.sites
     }
     state, results = files.Shelf(), files.Shelf(folder)
     return Simulated(study, Coordinator(study, plan, made["the coordinator"], state, results, watch), sites)
@@ -111,10 +113,6 @@ def _rows(x: Any, y: Any, rows: Any, kept: list[str] | None) -> Records:  # noqa
     if isinstance(x, pd.DataFrame):
         return x.iloc[rows][kept].reset_index(drop=True), None
     return x[rows], None if y is None else y[rows]
-
-
-def _given(records: Records) -> Callable[[], Records]:
-    return lambda: records
 
 
 def _policy(study: Study, plan: Plan) -> SitePolicy:
