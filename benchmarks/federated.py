@@ -3,6 +3,7 @@
 Parts (--only NAME measures one again, in the place of what results/federated.json holds of it):
   equality  heart disease at four hospitals, and MNIST with two digits a site: number by number against a central fit
   utility   train on synthetic, test on real, federated and central, at epsilon 1
+  digits    the main job's CNN, trained on what five sites of two digits each made, at epsilon 1
   drift     federated averaging with local steps beside it: the ELBO of held-out digits
   leak      records read off a site's message: plain, decoder only, masked, noised
   cost      secure aggregation of 652,824 numbers at ten sites: processor time and traffic
@@ -32,6 +33,7 @@ Part = Callable[[Report, Any], None]
 PARTS: tuple[Part, ...] = (
     federated_fits.equality,
     federated_fits.utility,
+    federated_fits.digits,
     federated_fits.drift,
     federated_masks.leak,
     federated_masks.cost,

@@ -297,7 +297,7 @@ def _cell(value: Any) -> str:  # noqa: ANN401  whatever a row holds
 def _useful(results: dict[str, Any]) -> str:
     """Means over seeds of what is trained on synthetic records, federated and central beside each other."""
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for row in _part(results, "utility"):
+    for row in (*_part(results, "utility"), *_part(results, "digits")):
         found.setdefault((row["data"], row["measure"]), {}).setdefault(row["fit"], []).append(row["value"])
     lines = []
     for (data, measure), fits in found.items():
