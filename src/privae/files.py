@@ -172,14 +172,19 @@ def _write_members(file: BinaryIO, members: Mapping[str, bytes], *, packed: bool
 
 
 def read_archive(path: Path) -> dict[str, bytes]:
-    """Members of an archive made by `write_archive`, after every hash was checked.
-
-    Raises ArtifactError for anything else than exactly the listed members with the listed hashes.
-    """
+    """Members of an archive made by `write_archive`; see `members_of`."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {_reason(error)}") from None
+    return members_of(content, str(path))
+
+
+def members_of(content: bytes, path: str) -> dict[str, bytes]:
+    """Members of an archive in memory, after every hash was checked; path: what errors call it.
+
+    Raises ArtifactError for anything else than exactly the listed members with the listed hashes.
+    """
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
             members = {info.filename: archive.read(info) for info in archive.infolist()}

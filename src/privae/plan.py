@@ -2,7 +2,7 @@
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from privae.privacy.guarantee import Guarantee
 from privae.privacy.mechanism import Event, Mechanism, for_gradients, for_sums
 from privae.privacy.noise import NoiseSource
 
-Recipe = Literal["table", "image", "gradients"]
+Recipe = Literal["table", "image", "gradients", "evaluation"]
 Setting = int | float | str | bool | None
 
 MOST_NUMBERS = 2**36  # noise numbers a run may draw; the sampler's share of delta is charged for all of them
@@ -142,17 +142,29 @@ class Plan(BaseModel):
             unit=self.unit,
         )
 
+    def group_epsilon(self, size: int) -> float:
+        """Epsilon for a person with one record at each of `size` sites, at this plan's delta."""
+        rest = self.delta - self.delta_sampler - size * self.delta_threshold
+        if rest <= 0:
+            return math.inf
+        return self._settled(lambda delta: accountant.group_epsilon(self.events, delta, size), rest, size)
+
     def _replace_one(self, delta: float) -> float:
         """Epsilon if one record is replaced, at no more than the accountant's delta."""
-        found = accountant.epsilon(self.events, delta, "replace_one")
+        # privacy: a record replaced can both lose and bring a rare category
+        return self._settled(lambda at: accountant.epsilon(self.events, at, "replace_one"), delta, 2)
+
+    def _settled(self, cost: Callable[[float], float], delta: float, thresholds: int) -> float:
+        """Epsilon = cost(delta) at which so many thresholds' and the sampler's shares fit into this plan's delta."""
+        found = cost(delta)
         for _ in range(4):
-            # privacy: a record replaced can both lose and bring a rare category; the sampler's share grows with
-            # epsilon, so it is taken at a little more than the figure that it is part of
-            left = self.delta - 2 * self.delta_threshold - sampler_delta(1.001 * found)
+            # privacy: the sampler's share grows with epsilon, so it is taken at a little more than the figure
+            # that it is part of
+            left = self.delta - thresholds * self.delta_threshold - sampler_delta(1.001 * found)
             if left <= 0:
                 return math.inf
             before = found
-            found = max(found, accountant.epsilon(self.events, min(left, delta), "replace_one"))
+            found = max(found, cost(min(left, delta)))
             if found <= 1.001 * before:
                 return found
         return math.inf

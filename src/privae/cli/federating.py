@@ -1,5 +1,6 @@
 """The verbs of a study: what its terms cost, all of it in one process, its kits, a site's key, and the run itself."""
 
+import json
 import math
 import sys
 import time
@@ -79,22 +80,22 @@ def simulate(
     with out.progress(f"reading {study.name}") as watch:
         from privae import files
         from privae.cli import request
-        from privae.federated.study import Terms, declared
+        from privae.federated.study import Terms
         from privae.transport.simulate import parted
         from privae.transport.simulate import simulate as simulated
 
         _check_new(output)
         files.check_writable(output / "model.privae") if output.is_dir() else files.check_writable(output)
         terms = Terms.load(study)
-        facts = declared(terms.folder / terms.schema_file)
+        facts = terms.schema_of()
         watch.phase(f"reading {data.name}", 1)
         parts = parted(request.read(data), tuple(terms.sites), split, facts)
         made = simulated(terms, parts, output, watch)
-        promise = request.load(output / "model.privae").guarantee.sentence()
+        said, told = _result(output, made.coordinator.plan)
     fields: dict[str, Any] = made.study.facts(made.coordinator.plan, "")
-    done = f"wrote {output / 'model.privae'}: {promise}\nand {output / 'ledger'}; check it with:"
+    done = f"{said}\nand {output / 'ledger'}; check it with:"
     text = f"{_text(made.study, made.coordinator.plan)}\n\n{done} privae ledger verify {output / 'ledger'}"
-    out.report(text, {**fields, "model": output / "model.privae", "ledger": output / "ledger"})
+    out.report(text, {**fields, **told, "ledger": output / "ledger"})
 
 
 def _check_new(folder: Path) -> None:
@@ -177,7 +178,7 @@ def run(
     """Fit with all sites, and fetch the model; the same command again goes on after a crash or an interrupt."""
     out = Terminal(quiet, as_json)
     with out.progress(f"reading {plan.name}"):
-        from privae.cli import request
+        from privae.plan import Plan
         from privae.transport import apps, jobs
 
         job = _job(plan, kit, output)
@@ -189,10 +190,23 @@ def run(
     ):
         for last in told:
             shown.show(last)
-    model = output / "model.privae"
-    promise = request.load(model).guarantee.sentence()
-    fields = {**last, "model": model, "ledger": output / "ledger", "guarantee": promise}
-    out.report(f"wrote {model}: {promise}", fields)
+    said, fields = _result(output, Plan.load(plan))
+    out.report(said, {**last, **fields, "ledger": output / "ledger"})
+
+
+def _result(folder: Path, plan: "Plan") -> tuple[str, dict[str, Any]]:
+    """What a study ended with, as text and fields: a model, or what was found of one."""
+    from privae.cli import request, telling
+    from privae.federated.chain import result_of
+
+    path = folder / result_of(plan)
+    promise = plan.guarantee().sentence()
+    if path.suffix == ".json":
+        figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
+        text = f"{telling.evaluation_text(figures)}\n\nwrote {path}: {promise}"
+        return text, {"evaluation": path, "figures": figures, "guarantee": promise}
+    promise = request.load(path).guarantee.sentence()
+    return f"wrote {path}: {promise}", {"model": path, "guarantee": promise}
 
 
 def _job(plan: Path, kit: Path, output: Path) -> Any:  # noqa: ANN401  a jobs.Job, which is not loaded for --help

@@ -75,7 +75,7 @@ Data = Annotated[
     Path, argument("DATA", "A table (.csv, .parquet), or images (.npz: x uint8 [n, h, w], perhaps y).")
 ]
 Planned = Annotated[
-    Path, argument("DATA", "A table, images, or, with no data at hand, a schema alone (.toml).")
+    Path, argument("DATA", "A table, images, a schema alone (.toml), or a model to evaluate (.privae).")
 ]
 Table = Annotated[Path, argument("TABLE", "A table (.csv or .parquet).")]
 Model = Annotated[Path, argument("MODEL", "A model file (.privae).")]

@@ -14,6 +14,7 @@ from privae.data.images import ImageSchema, read_images
 from privae.data.schema import Schema
 from privae.data.tables import read_header, read_table
 from privae.errors import DataError, PrivaeError, ResourceError, UsageError
+from privae.evaluate import released
 from privae.federated.study import declared
 from privae.plan import Plan
 from privae.recipes.gradients import Training
@@ -73,14 +74,22 @@ class Request:
         model, agreed = self.followed(facts, plan) if plan else self.planned(facts, watch)
         return facts, model, agreed
 
+    def plan(self, watch: Watch) -> Plan:
+        """The plan that the options ask for: of a fit, or, where the source is a model, of its evaluation."""
+        if self.source.suffix.lower() != ".privae":
+            return self.planned(self.facts(), watch)[1]
+        given = ("schema", "classes", "recipe", "fidelity")
+        for name in (
+            *(one for one in given if getattr(self, one) is not None),
+            *(["strict"] if self.strict else []),
+        ):
+            raise UsageError(f"a model says everything about its records; leave out --{name}")
+        return released.planned(self.source, _stated(self.epsilon), delta_of(self.delta), self.rows)
+
     def planned(self, facts: Schema | ImageSchema, watch: Watch) -> tuple[VAE, Plan]:
         """The model to fit and its plan, from the options. Errors: UsageError without an epsilon."""
-        if self.epsilon is None:
-            raise UsageError(
-                "--epsilon has no default: privacy is decided. 1 is strong, 10 weak, inf none at all"
-            )
         model = VAE(
-            self.epsilon,
+            _stated(self.epsilon),
             delta_of(self.delta),
             self.rows,
             self.recipe or "auto",
@@ -109,6 +118,14 @@ class Request:
             strict=plan.strict,
         )
         return model, plan
+
+
+def _stated(epsilon: float | None) -> float:
+    if epsilon is None:
+        raise UsageError(
+            "--epsilon has no default: privacy is decided. 1 is strong, 10 weak, inf none at all"
+        )
+    return epsilon
 
 
 def _training(share: str | None, local_steps: int | None) -> Training | None:

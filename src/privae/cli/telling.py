@@ -112,13 +112,44 @@ def federation_text(facts: Mapping[str, Any]) -> str:
     against = [
         f"{bad}: {rounded_up(float(epsilon))}" for bad, epsilon in facts["epsilon_against_coalitions"].items()
     ]
+    found, most = facts.get("epsilon_for_a_person"), facts.get("sites_a_person")
+    person = (
+        f"\nepsilon for a person with a record at each of {most} sites: {rounded_up(float(found))}"
+        if found
+        else ""
+    )
     masks = "under masks" if facts["masking"] else "WITHOUT masks"
     return (
         f"together: {len(facts['sites'])} sites ({', '.join(facts['sites'])}), summed {masks}, "
         f"each sum of at least {facts['min_sites']}\n"
         f"noise over that of a central fit: {facts['noise_over_central']:.3f} times\n"
-        f"epsilon against so many sites and the coordinator: {', '.join(against)}"
+        f"epsilon against so many sites and the coordinator: {', '.join(against)}{person}"
     )
+
+
+def evaluation_text(figures: Mapping[str, Any]) -> str:
+    """What noisy counts of scores say of a model, with 95 % intervals over noise and chance."""
+
+    def shown(name: str, found: Mapping[str, float] | None) -> tuple[str, str, str]:
+        if found is None:
+            return name, "lost in the noise", ""
+        return name, f"{found['value']:.3f}", f"{found['low']:.3f} to {found['high']:.3f}"
+
+    rows = [("figure", "value", "95 %")]
+    for name, found in figures["records"].items():
+        rows.append((f"records, {name}", f"{found['value']:,.0f}", f"noise of {found['noise_95']:,.0f}"))
+    for share, found in figures["stranger_than_own"].items():
+        rows.append(shown(f"stranger than {1 - float(share):.0%} of the model's own samples", found))
+    for share, found in figures["thresholds"].items():
+        rows.append(
+            (
+                f"score that {float(share):.0%} are below",
+                "lost in the noise" if found is None else f"{found:g}",
+                "",
+            )
+        )
+    rows += [shown(f"AUC of strangeness, {name}", found) for name, found in figures["auc"].items()]
+    return aligned(rows)
 
 
 def verified_fields(found: Verified) -> dict[str, Any]:

@@ -78,6 +78,7 @@ def schema(
         "privae plan patients.csv --schema patients.schema.toml --epsilon 3 --rows 20000 -o plan.toml",
         "privae plan digits.npz --classes 10 --epsilon 1 --delta 1e-5 --rows 60000",
         "privae plan patients.schema.toml --epsilon 3 --rows 900 -o plan.toml",
+        "privae plan patients.privae --epsilon 0.5 --rows 900 -o evaluation.toml",
     )
 )
 def plan(  # noqa: PLR0913  one parameter an option
@@ -105,8 +106,7 @@ def plan(  # noqa: PLR0913  one parameter an option
             data, schema, epsilon, delta, rows, classes, recipe, fidelity, strict, (share, local_steps)
         )
         request.check_outputs(output, (".toml",), [data, schema])
-        facts = asked.facts()
-        _, made = asked.planned(facts, watch)
+        made = asked.plan(watch)
         if output is not None:
             made.save(output)
     _say_delta(out, delta)
@@ -116,7 +116,8 @@ def plan(  # noqa: PLR0913  one parameter an option
         return
     option = f" --schema {schema}" if schema else f" --classes {classes}" if classes else ""
     then = f"privae fit {data}{option} --plan {output}"
-    then = f'name it in a study: plan = "{output}"' if data.suffix == ".toml" else f"follow it with: {then}"
+    shared = data.suffix in (".toml", ".privae")
+    then = f'name it in a study: plan = "{output}"' if shared else f"follow it with: {then}"
     out.report(f"{text}\n\nwrote {output}; {then}", fields)
 
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from privae import files
 from privae.custody import keys
 from privae.errors import ArtifactError, PrivacyRefused, ProtocolError, UsageError
+from privae.evaluate.released import RECIPE
 from privae.federated.fit import Agreed, Ask, Sum, Texts
 from privae.federated.messages import tensors_of, tensors_to_bytes
 from privae.federated.study import Study
@@ -26,8 +27,13 @@ from privae.privacy.mechanism import Event
 from privae.training.books import charges_of, ends, follows, next_charge
 
 GENESIS = "0" * 64
-MODEL, ROUNDS, BOOK, SIGNATURES = "model.privae", "rounds.jsonl", "ledger.jsonl", "signatures.json"
+ROUNDS, BOOK, SIGNATURES = "rounds.jsonl", "ledger.jsonl", "signatures.json"
 _CLOSE = 1e-6  # relative; processors differ in the last bits of epsilon
+
+
+def result_of(plan: Plan) -> str:
+    """The name of the file that a study ends with."""
+    return "evaluation.json" if plan.recipe == RECIPE else "model.privae"
 
 
 class Step(BaseModel):

@@ -19,7 +19,8 @@ from privae import files
 from privae.custody import keys
 from privae.custody.keys import SigningKey, signing_key
 from privae.errors import PrivacyRefused, ProtocolError
-from privae.federated import chain
+from privae.evaluate.released import Evaluated
+from privae.federated import EVALUATED, chain
 from privae.federated.chain import (
     Account,
     Step,
@@ -31,15 +32,15 @@ from privae.federated.chain import (
     head_of,
     step_of,
 )
-from privae.federated.fit import Agreed, Ask, Integers, Place, Sum, Texts, begin
+from privae.federated.fit import Agreed, Ask, Integers, Made, Place, Sum, Texts, begin
 from privae.federated.masking import as_integers
 from privae.federated.messages import COORDINATOR, REFUSED, Message, read
 from privae.federated.round import Round
 from privae.federated.site import FINISH
-from privae.federated.study import Study, text_in
+from privae.federated.study import Study, recipe_for, text_in
 from privae.plan import Plan
 from privae.privacy.ledger import Ledger
-from privae.recipes.modality import Fitted, archived, recipe_of
+from privae.recipes.modality import archived
 from privae.training.watch import Silent, Watch
 
 _LATER = ("ProtocolError", "ResourceError")  # refusals of a message, not of the study
@@ -80,10 +81,11 @@ class Coordinator:
         self._rounds: list[Round] = []
         self._out: set[str] = set()
         self._sealed: dict[tuple[int, int], bytes] = {}
-        self.fitted: Fitted | None = None
+        self.fitted: Made | None = None
         self.model = b""
         place = Place(self.account.charge, bytes(32), site=False, watch=watch or Silent())
-        self._talk = begin(recipe_of(study.schema_of, plan), plan, study, place, study.no_records)
+        recipe = recipe_for(study, plan, shelf.get(EVALUATED))
+        self._talk = begin(recipe, plan, study, place, study.no_records)
 
     @classmethod
     def open(cls, folder: Path, watch: Watch | None = None) -> "Coordinator":
@@ -330,8 +332,8 @@ class Coordinator:
         missing = [name for name in one.circle.names if name not in one.answers]
         return "; ".join(f"{name} {self._sites.said.get(name, 'is away')}" for name in missing)
 
-    def _finish(self, fitted: Fitted) -> None:
-        """Write the model. Its ledger bears the signatures of the sites that saw each charge."""
+    def _finish(self, fitted: Made) -> None:
+        """Write the model, or what was found of one; its ledger bears the signatures of sites that saw each charge."""
         entries = [
             entry.model_copy(
                 update={
@@ -345,11 +347,13 @@ class Coordinator:
         ledger = Ledger.parse("".join(entry.line().decode() for entry in entries))
         facts, promise = self.study.facts(self.plan, head_of(self.steps)), self.plan.guarantee()
         promise = replace(promise, not_covered=(*facts["not_covered"], *promise.not_covered))
-        members = archived(fitted, self.plan, promise, ledger)
-        members["federation.json"] = files.canonical_json(facts)
-        self.model = files.archive(members)
+        if isinstance(fitted, Evaluated):
+            self.model = fitted.document(self.plan, promise, ledger, facts)
+        else:
+            members = archived(fitted, self.plan, promise, ledger)
+            self.model = files.archive(members | {"federation.json": files.canonical_json(facts)})
         self.fitted = fitted
-        self._results.put(chain.MODEL, self.model)
+        self._results.put(chain.result_of(self.plan), self.model)
         self._write_ledger({})
 
     def _ending(self) -> bytes:

@@ -21,18 +21,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from privae.errors import PrivacyRefused, ProtocolError
+from privae.evaluate.released import Evaluated
 from privae.federated.masking import derive
 from privae.federated.round import Word
-from privae.federated.study import Study
+from privae.federated.study import Recipe, Study
 from privae.plan import Plan
 from privae.privacy.mechanism import Event, Joint, Mechanism
 from privae.privacy.noise import NoiseSource
-from privae.recipes.modality import Fitted, ImageRecipe, TableRecipe
+from privae.recipes.modality import Fitted
 from privae.recipes.phases import CATEGORIES, Released, Run
 from privae.training.loop import Hands
 from privae.training.watch import Silent, Watch
 
-Recipe = TableRecipe | ImageRecipe
+Made = Fitted | Evaluated
 Integers = NDArray[np.int64]
 _LEAST_STEPS = 4.0  # grid steps of a site's noise share
 _COARSE, _FIXED = 0.01, 2.0**-28  # what a coarser grid may cost; the grid of numbers without noise
@@ -200,17 +201,17 @@ class Over(BaseException):
 class Talk:
     """A recipe under way. `asked` waits for what it needs next; `tell` lets it go on; at its end there is a model."""
 
-    def __init__(self, work: Callable[[Callable[[Ask], Any]], Fitted]) -> None:
+    def __init__(self, work: Callable[[Callable[[Ask], Any]], Made]) -> None:
         self._work = work
-        self._asks: SimpleQueue[Ask | Fitted | BaseException] = SimpleQueue()
+        self._asks: SimpleQueue[Ask | Made | BaseException] = SimpleQueue()
         self._answers: SimpleQueue[Any] = SimpleQueue()
-        self._held: Ask | Fitted | BaseException | None = None
+        self._held: Ask | Made | BaseException | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="privae recipe", daemon=True)
         self._thread.start()
 
-    def asked(self) -> Ask | Fitted:
-        """What the recipe asks for, until it is told; in the end, the model. Errors: what the recipe raises."""
+    def asked(self) -> Ask | Made:
+        """What the recipe asks for, until it is told; in the end, what it made. Errors: what the recipe raises."""
         if self._closed:
             raise ProtocolError("the study is over")
         if self._held is None:
@@ -254,7 +255,7 @@ def begin(recipe: Recipe, plan: Plan, study: Study, place: Place, records: tuple
     Errors: from `Talk.asked`: those of the recipe. `Study.check` holds the plan against the recipe before.
     """
 
-    def work(ask: Callable[[Ask], Any]) -> Fitted:
+    def work(ask: Callable[[Ask], Any]) -> Made:
         told = (plan, place.charge, NoiseSource(derive(place.secret, "unused")), place.watch)
         return recipe.fit(Asking(*told, study=study, place=place, ask=ask), *records)
 

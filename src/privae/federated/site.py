@@ -25,11 +25,10 @@ from privae.federated.masking import as_words, derive
 from privae.federated.messages import COORDINATOR, REFUSED, Message, read, refusal
 from privae.federated.policy import Records, SitePolicy, records_of, reserve
 from privae.federated.round import KINDS, Fields, Seat, Words
-from privae.federated.study import Study, text_in
+from privae.federated.study import Study, recipe_for, text_in
 from privae.plan import MOST_NUMBERS, Plan
 from privae.privacy.ledger import Ledger
 from privae.privacy.noise import NoiseSource
-from privae.recipes.modality import recipe_of
 from privae.training.books import charges_of, follows
 
 Answer = tuple[Fields, bytes]
@@ -136,19 +135,19 @@ class Site:
         fields, shelf = message.fields, self.own.shelf
         steps = chain.parse_steps(str(fields.get("rounds")))
         ledger = Ledger.parse(str(fields.get("ledger")))
-        self._check_end(steps, ledger)
+        plan = self._check_end(steps, ledger)
         model = hashlib.sha256(message.body).hexdigest()
         for name, content in ((chain.ROUNDS, fields["rounds"]), (chain.BOOK, fields["ledger"])):
             shelf.put(name, str(content).encode())
-        shelf.put(chain.MODEL, message.body)
+        shelf.put(chain.result_of(plan), message.body)
         if self._work:
             self._work.close()
         return {
             "signature": self.own.key.sign(ended(self.own.study, head_of(steps), ledger.head, model))
         }, b""
 
-    def _check_end(self, steps: Sequence[Step], ledger: Ledger) -> None:
-        """Refuse an end that is not of this plan, or does not go on from what this site saw, before a kill, too."""
+    def _check_end(self, steps: Sequence[Step], ledger: Ledger) -> Plan:
+        """The plan. Refuses an end that is not of it, or does not go on from what this site saw, before a kill, too."""
         shelf = self.own.shelf
         text, book, record = (shelf.get(name) for name in ("plan", chain.BOOK, "sum"))
         if text is None or book is None or record is None:
@@ -161,6 +160,7 @@ class Site:
             raise ProtocolError("the ledger at the end does not go on from what this site saw")
         if head_of(steps[: seen["query"]]) != seen["head"] or list(steps[: len(mine)]) != mine:
             raise ProtocolError("the rounds at the end do not go on from what this site saw")
+        return plan
 
 
 class _Work:
@@ -174,7 +174,7 @@ class _Work:
         self._words: Words | None = None
         self._drawn = -1  # the last sum whose noise was counted
         place = Place(self.account.charge, derive(root, "place", name))
-        self._talk: Talk = begin(recipe_of(own.study.schema_of, plan), plan, own.study, place, records)
+        self._talk: Talk = begin(recipe_for(own.study, plan), plan, own.study, place, records)
 
     @classmethod
     def of(cls, own: Own, name: str, text: str) -> "_Work":
@@ -192,7 +192,7 @@ class _Work:
         if plan.guarantee().epsilon > plan.epsilon:
             raise PrivacyRefused("the plan's phases cost more than its epsilon; plan again")
         records = own.records()
-        recipe_of(own.study.schema_of, plan).check(*records, plan.strict)
+        recipe_for(own.study, plan).check(*records, plan.strict)
         reserve(own.ledger, own.policy, (own.study, own.name), plan)
         own.shelf.put("plan", text.encode())
         root = own.shelf.get("root")

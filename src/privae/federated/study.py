@@ -13,6 +13,7 @@ each, so their sum depends on the sum of the N_i alone, by a law that moves alon
 Without masking each site's numbers are seen one by one, so each adds all of s: the sum has sqrt(n) times the noise.
 """
 
+import hashlib
 import math
 import tomllib
 from collections.abc import Mapping
@@ -30,14 +31,17 @@ from privae import files
 from privae.data.images import ImageSchema
 from privae.data.schema import Schema
 from privae.errors import PrivacyRefused, UsageError
+from privae.evaluate import released
+from privae.evaluate.released import Evaluation
 from privae.federated.round import Circle
 from privae.plan import MOST_NUMBERS, Plan
 from privae.privacy import accountant
 from privae.privacy.sampling import CLIENT
-from privae.recipes.modality import recipe_of
+from privae.recipes.modality import ImageRecipe, TableRecipe, recipe_of
 from privae.recipes.phases import budget_of, check_plan
 
 Share = Literal["all", "decoder"]
+Recipe = TableRecipe | ImageRecipe | Evaluation
 _MOST_SITES = 64
 FROZEN = ConfigDict(frozen=True, extra="forbid")
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -51,7 +55,8 @@ class Study(BaseModel):
     all agreed on, TOML for a table, JSON for images. min_sites: fewest sites in a sum. dropouts: how many may vanish
     from a sum. colluders: how many may tell the coordinator what they know. masking: whether sums are formed under
     masks. groups: sums are formed in so many groups, and the median of their sums is taken. share: what gradients
-    train. attempt: a plan that is run again is a new spend of every site.
+    train. sites_a_person: how many sites may hold a record of one person. attempt: a plan that is run again is a new
+    spend of every site.
     """
 
     model_config = FROZEN
@@ -67,6 +72,7 @@ class Study(BaseModel):
     masking: bool = True
     groups: int = Field(default=1, ge=1)
     share: Share = "decoder"
+    sites_a_person: int = Field(default=1, ge=1)
     attempt: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
@@ -74,6 +80,8 @@ class Study(BaseModel):
         smallest = len(self.sites) // self.groups
         if len({*self.sites.values(), self.coordinator}) <= len(self.sites):
             raise ValueError("each site, and the coordinator, needs a key of its own")
+        if self.sites_a_person > len(self.sites):
+            raise ValueError("sites_a_person is at most the number of sites")
         if not 2 <= len(self.sites) <= _MOST_SITES or smallest < 2:
             raise ValueError(f"a study has 2 to {_MOST_SITES} sites, and each group at least 2")
         if self.masking and smallest - self.dropouts < max(_threshold(smallest, self.colluders), 1):
@@ -110,9 +118,20 @@ class Study(BaseModel):
 
     def facts(self, plan: Plan, rounds: str) -> dict[str, Any]:
         """What a model file says of how several sites fitted it: public numbers of the study, and what they cost."""
-        names = ("min_sites", "dropouts", "colluders", "masking", "groups", "share", "attempt")
+        names = (
+            "min_sites",
+            "dropouts",
+            "colluders",
+            "masking",
+            "groups",
+            "share",
+            "sites_a_person",
+            "attempt",
+        )
+        person = plan.group_epsilon(self.sites_a_person) if self.sites_a_person > 1 else None
         return {
             **{name: getattr(self, name) for name in names},
+            "epsilon_for_a_person": "inf" if person == math.inf else person,
             "not_covered": self._not_covered(),
             "study": self.hash,
             "name": self.name,
@@ -129,7 +148,10 @@ class Study(BaseModel):
         few = f"more than {self.colluders} sites" if self.colluders else "a site"
         hidden = f"{few} that use, or tell the coordinator, what they know of their own noise"
         lines = [
-            "a person with records at several sites: the guarantee is for one record at one site",
+            "a person with records at several sites: the guarantee is for one record at one site"
+            if self.sites_a_person == 1
+            else f"a person with records at {self.sites_a_person} sites, for whom federation.json has an epsilon of "
+            "their own, or at more sites, or with several at one",
             f"{hidden}: federation.json says what is left"
             if self.masking
             else "that sums of one site are seen, noised",
@@ -211,7 +233,7 @@ class Study(BaseModel):
         if plan.settings.get("own_network"):
             raise UsageError("a network of one's own is code, which no study ships; plan without it")
         # privacy: the noise of every sum rests on the bounds that the plan states, so they are the recipe's own
-        check_plan(plan, recipe_of(self.schema_of, plan).draft(budget_of(plan)))
+        check_plan(plan, recipe_for(self, plan).draft(budget_of(plan)))
         if sum(phase.steps * phase.size for phase in plan.phases) > MOST_NUMBERS // len(self.sites):
             raise UsageError(
                 "more noise would be drawn than delta is charged for; plan fewer steps or parameters"
@@ -225,6 +247,10 @@ class Study(BaseModel):
         if plan.rows != len(self.sites):
             raise UsageError(
                 f"where each site is one unit, rows is how many there are: --rows {len(self.sites)}"
+            )
+        if self.sites_a_person > 1:
+            raise UsageError(
+                "where each site is one unit, sites_a_person is 1: the bound is for a whole site"
             )
         if any(phase.kind == "statistics" for phase in plan.phases):
             raise PrivacyRefused(
@@ -254,10 +280,18 @@ class Study(BaseModel):
         return validated(cls, text, "study")
 
 
+def recipe_for(study: Study, plan: Plan, evaluated: bytes | None = None) -> Recipe:
+    """What a study's places run: a fit, or an evaluation. evaluated: the model of that, where it is at hand."""
+    if plan.recipe == released.RECIPE:
+        return Evaluation.of(study.schema_of, plan, evaluated)
+    return recipe_of(study.schema_of, plan)
+
+
 class Terms(BaseModel):
     """The file that a person writes, study.toml: who fits together and under which terms, with paths beside it.
 
-    plan: what `privae plan` wrote. schema: see `declared`. sites: their names, each with the
+    plan: what `privae plan` wrote. schema: see `declared`. model: instead of a schema, the model that the plan is to
+    evaluate; its schema is agreed on. sites: their names, each with the
     public key that the site made, or "" for one that is made for it. colluders: 1 unless said otherwise, so that the
     plan's epsilon holds against each site, which knows its own share of the noise. Everything else as in `Study`.
     """
@@ -266,7 +300,8 @@ class Terms(BaseModel):
 
     name: str = Field(pattern=_NAME)
     plan: Path
-    schema_file: Path = Field(alias="schema")
+    schema_file: Path | None = Field(default=None, alias="schema")
+    model: Path | None = None
     sites: dict[Annotated[str, Field(pattern=_NAME)], str]
     min_sites: int = 3
     dropouts: int = 0
@@ -274,6 +309,7 @@ class Terms(BaseModel):
     masking: bool = True
     groups: int = 1
     share: Share = "decoder"
+    sites_a_person: int = 1
     attempt: int = 1
     folder: Path = Field(default=Path(), exclude=True)
 
@@ -286,12 +322,30 @@ class Terms(BaseModel):
         """The plan that it names. Errors: UsageError."""
         return Plan.load(self.folder / self.plan)
 
+    def evaluated(self) -> bytes | None:
+        """The file of the model to evaluate, if there is one. Errors: UsageError."""
+        return None if self.model is None else released.read(self.folder / self.model)
+
+    def schema_of(self) -> Schema | ImageSchema:
+        """The schema that it names, or that of the model. Errors: UsageError, ArtifactError."""
+        content = self.evaluated()
+        if content is not None:
+            return released.load_members(content, str(self.model))[0].schema
+        if self.schema_file is None:
+            raise UsageError("the study names no schema; or, to evaluate a model, no model")
+        return declared(self.folder / self.schema_file)
+
     def study(self, publics: Mapping[str, str], coordinator: str) -> Study:
         """What all places agree on. Errors: UsageError for what does not go together; PrivacyRefused."""
-        plan = self.plan_of()
-        fields = self.model_dump(exclude={"plan", "schema_file", "sites", "folder"})
+        plan, content = self.plan_of(), self.evaluated()
+        named = None if content is None else hashlib.sha256(content).hexdigest()
+        if plan.settings.get("model") != named:
+            raise UsageError(
+                "the plan is not one to evaluate this study's model; make it with: privae plan MODEL"
+            )
+        fields = self.model_dump(exclude={"plan", "schema_file", "model", "sites", "folder"})
         made = {**fields, "sites": {name: publics[name] for name in self.sites}, "coordinator": coordinator}
-        schema = declared(self.folder / self.schema_file)
+        schema = self.schema_of()
         text = schema.dumps() if isinstance(schema, Schema) else schema.model_dump_json()
         study = _made(Study, {**made, "plan": plan.hash, "schema_text": text}, "study.toml")
         study.check(plan)

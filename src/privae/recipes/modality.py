@@ -52,7 +52,7 @@ class FittedTable:
 
     def score(self, data: pd.DataFrame) -> Floats:
         """Log-likelihood bound of every row, [n]."""
-        return self._scored(self.codec.encode(data))
+        return self.score_codes(self.codec.encode(data))
 
     def embed(self, data: pd.DataFrame) -> Floats:
         """Latent codes of every row, [n, k]; the label is not used."""
@@ -77,9 +77,10 @@ class FittedTable:
         label = self.codec.label
         if label is not None and self.schema.label not in data.columns:
             codes[:, label] = -1
-        return self._scored(codes)
+        return self.score_codes(codes)
 
-    def _scored(self, codes: NDArray[np.int32]) -> Floats:
+    def score_codes(self, codes: NDArray[np.int32]) -> Floats:
+        """`score` of encoded rows, int32 [n, m] -> [n]; a label of -1 is not given."""
         if isinstance(self.model, TableModel):
             return _array(self.model.log_likelihood(torch.from_numpy(codes.astype(np.int64))))
         return _array(self.model.log_likelihood(self.codec.onehot(codes), _none(len(codes))))

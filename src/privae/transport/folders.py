@@ -9,6 +9,7 @@ from pathlib import Path
 
 from privae import files
 from privae.errors import PrivaeError, UsageError
+from privae.federated import EVALUATED
 from privae.transport.jobs import STATUS, TOPIC, Status
 
 KIT = "PRIVAE_KIT"
@@ -17,7 +18,7 @@ KITS = "PRIVAE_KITS"
 """The same for a simulation: a folder with the folders of all participants."""
 SERVER = "coordinator"
 """The server's name among the participants; its folder is named so, too."""
-RESULTS = ("model.privae", "study.toml", "plan.toml", "ledger")
+RESULTS = ("model.privae", "evaluation.json", "study.toml", "plan.toml", "ledger")
 """What a job hands to the admin, of what lies in the coordinator's folder."""
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
 
@@ -40,9 +41,11 @@ def prepared(kit: Path, digest: str, texts: Mapping[str, bytes]) -> Path:
         raise UsageError("a study's hash is 8 to 64 hexadecimal digits")
     folder = kit / TOPIC / digest
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key = kit / "local" / "coordinator.key"
-    if key.is_file() and not (folder / key.name).exists():
-        files.write_secretly(folder / key.name, key.read_bytes())
+    for source, target in (("coordinator.key", "coordinator.key"), (EVALUATED, f"state/{EVALUATED}")):
+        own = kit / "local" / source
+        if own.is_file() and not (folder / target).exists():
+            (folder / target).parent.mkdir(mode=0o700, exist_ok=True)
+            files.write_secretly(folder / target, own.read_bytes())
     for name, text in texts.items():
         if not (folder / name).exists():
             files.write_secretly(folder / name, text)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from privae import files
 from privae.custody import keys
 from privae.errors import ArtifactError, UsageError
+from privae.federated import EVALUATED
 from privae.transport.folders import KIT, SERVER
 from privae.transport.jobs import APPS
 
@@ -167,7 +168,12 @@ def _furnished(terms: "Terms", out: Path, address: tuple[str, int]) -> Kits:
         kit.chmod(0o700)
         (kit / "local").chmod(0o700)
     made = {name: _key(kit, "site") for name, kit in sites.items() if name not in own}
-    study = terms.study({**terms.sites, **made}, _key(out / SERVER, "coordinator"))
+    study, content = (
+        terms.study({**terms.sites, **made}, _key(out / SERVER, "coordinator")),
+        terms.evaluated(),
+    )
+    if content is not None:
+        (out / SERVER / "local" / EVALUATED).write_bytes(content)
     kits = Kits(study, sites, out / SERVER, out / ADMIN, own)
     where = f"{address[0]}:{address[1]}"
     for name, kit in sites.items():

@@ -15,6 +15,7 @@ from privae.custody.keys import signing_key
 from privae.data.schema import Schema
 from privae.data.values import column_of
 from privae.errors import UsageError
+from privae.federated import EVALUATED
 from privae.federated.coordinator import Coordinator
 from privae.federated.policy import Records, SitePolicy
 from privae.federated.site import Own, Site
@@ -52,7 +53,9 @@ def assemble(
         name: Site(Own(study, policy, made[name], partial(parts.__getitem__, name), files.Shelf()))
         for name in study.sites
     }
-    state, results = files.Shelf(), files.Shelf(folder)
+    state, results, content = files.Shelf(), files.Shelf(folder), terms.evaluated()
+    if content is not None:
+        state.put(EVALUATED, content)
     return Simulated(study, Coordinator(study, plan, made["the coordinator"], state, results, watch), sites)
 
 

@@ -1,0 +1,334 @@
+"""How strange a released model finds records that it may never have seen, told with noise so that anybody may know.
+
+The one release is a histogram of scores by class: a record falls into one cell, so it moves the counts by 1 (sqrt(2)
+where it is exchanged), whatever the model and the edges are. All figures follow from these noisy counts. Everything
+else in this folder is for the data holder only; this is a recipe like that of a fit, so it is planned, charged, and
+run by one place or by several.
+
+Proof that one record moves one cell: a score is that of the record alone, computed by itself, for in a batch its last
+bits depend on its neighbors and could carry another record over an edge (guarantees.md rule 1). Edges follow from
+the model, by its own samples.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+
+from privae import files
+from privae.data.images import ImageSchema, label_codes
+from privae.data.schema import Schema
+from privae.errors import ArtifactError, PrivacyRefused, UsageError
+from privae.plan import Plan
+from privae.privacy.guarantee import Guarantee
+from privae.privacy.ledger import Ledger
+from privae.recipes.modality import Fitted, FittedTable, from_members, needs_network
+from privae.recipes.phases import Budget, Draft, Run, plan_of, statistics
+from privae.training.watch import Watch
+
+Floats = NDArray[np.float64]
+
+PHASE, RECIPE = "scores", "evaluation"
+OTHER = "(no class)"
+"""The class of records whose label is none of the declared ones."""
+SHARES = (0.01, 0.05, 0.1)
+"""Shares of strange records that thresholds are told for."""
+
+_LEVELS = (0.001, 0.003, *SHARES, *(step / 20 for step in range(3, 20)), 0.99)
+_TAIL = (1, 2, 4, 8, 16)  # edges below the lowest level, in distances from it to the median
+_EDGES = len(_TAIL) + len(_LEVELS)
+_OWN_SAMPLES = 10_000
+_TIMES = 400  # draws of what noise and chance may have done
+_EVERY = 500  # records between steps of a progress bar
+_SURE = 4.0  # standard deviations of noise that a number of records has to pass
+
+
+def load_members(content: bytes, name: str) -> tuple[Fitted, Plan]:
+    """The model in the bytes of a model file, and its plan. Errors: ArtifactError, UsageError; both name `name`."""
+    members = files.members_of(content, name)
+    try:
+        if needs_network(members):
+            raise UsageError(f"{name} was fitted with a network of one's own, which no plan ships")
+        weights = safetensors.torch.load(members["weights.safetensors"])
+        return from_members(members, weights), Plan.loads(members["plan.toml"].decode())
+    except (KeyError, ValueError, TypeError, RuntimeError, safetensors.SafetensorError):
+        raise ArtifactError(f"{name} lacks a part or holds one that does not read; restore a copy") from None
+
+
+def planned(model: Path, epsilon: float, delta: float, rows: int | None) -> Plan:
+    """The plan to evaluate a model file: it names the model by its hash. Reads no record.
+
+    rows: roughly how many records there will be. Errors: UsageError, ArtifactError.
+    """
+    content = read(model)
+    fitted, _ = load_members(content, str(model))
+    budget = Budget(epsilon, delta, rows)
+    recipe = Evaluation(fitted.schema, hashlib.sha256(content).hexdigest())
+    return plan_of(recipe.draft(budget), budget, fitted.schema.hash, files.code_version())
+
+
+def read(model: Path) -> bytes:
+    """The bytes of a model file. Errors: UsageError."""
+    try:
+        return model.read_bytes()
+    except OSError:
+        raise UsageError(f"{model} cannot be read; name the model to evaluate") from None
+
+
+def class_names(schema: Schema | ImageSchema) -> tuple[str, ...]:
+    """The declared classes: those of the images, or the cells of the label; () where there are none."""
+    if isinstance(schema, ImageSchema):
+        return schema.classes if isinstance(schema.classes, tuple) else ()
+    label = next((column for column in schema.kept if column.name == schema.label), None)
+    if label is None:
+        return ()
+    texts = label.texts or tuple(f"bin {place + 1}" for place in range(label.size - int(label.missing)))
+    return (*texts, "(missing)") if label.missing else texts
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The recipe: one noisy histogram of scores, [classes + 1, bins].
+
+    digest: SHA-256 of the model file. content: the file, where it is at hand; other places are told it.
+    """
+
+    schema: Schema | ImageSchema
+    digest: str
+    content: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, schema: Schema | ImageSchema, plan: Plan, content: bytes | None = None) -> "Evaluation":
+        """The recipe of a plan."""
+        return cls(schema, str(plan.settings.get("model")), content)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Classes, with that of no class, and bins."""
+        return len(class_names(self.schema)) + 1, _EDGES + 1
+
+    def draft(self, budget: Budget) -> Draft:
+        """The one phase. Errors: PrivacyRefused for a schema with a person column; UsageError with strict."""
+        self.schema.check()
+        if isinstance(self.schema, Schema) and self.schema.person is not None:
+            raise PrivacyRefused("rows are charged as records, and the schema declares a person column")
+        if budget.strict:
+            raise UsageError("strict is for fits: every record has a score")
+        classes, bins = self.shape
+        return Draft(
+            recipe="evaluation",
+            phases=(statistics(PHASE, 1.0, 1.0, math.sqrt(2.0), size=classes * bins),),
+            settings={"model": self.digest, "classes": classes, "bins": bins},
+            rows_needed=lambda noisy: 10 * _SURE * noisy[0].noise_multiplier * math.sqrt(bins),
+            seconds=2.0 + 1e-3 * (budget.rows or 10_000),
+            megabytes=400,
+        )
+
+    def check(self, data: Any, labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ANN401, ARG002
+        """Refuse, before anything is charged, images of another form, or without labels where classes are."""
+        if isinstance(self.schema, Schema):
+            return
+        if data.ndim != 3 or data.shape[1:] != (self.schema.height, self.schema.width):
+            raise UsageError(f"images must be uint8 [n, {self.schema.height}, {self.schema.width}]")
+        if class_names(self.schema) and (labels is None or len(labels) != len(data)):
+            raise UsageError("classes are declared: there must be one label an image")
+
+    def fit(self, run: Run, data: Any, labels: NDArray[Any] | None = None) -> "Evaluated":  # noqa: ANN401
+        """Score the records one by one, and release how many fall into each cell."""
+        told = run.agreed("model", self._told)
+        fitted, edges = self._checked(told)
+        classes, scores = _scores(fitted, data, labels)
+        counts = np.zeros(self.shape, dtype=np.int64)
+        run.watch.phase("scoring the records, one by one", len(classes))
+        found = np.fromiter(_watched(scores, run.watch), np.float64, len(classes))
+        # a score that is no number is as strange as can be
+        places = np.where(np.isnan(found), 0, np.searchsorted(edges, found, side="right"))
+        np.add.at(counts, (classes, places), 1)
+        noisy = run.release(PHASE, [(counts, 1.0)])[0]
+        return Evaluated(self.schema, self.digest, edges, np.asarray(noisy, np.float64), run.deviation(PHASE))
+
+    def _told(self) -> dict[str, torch.Tensor]:
+        if self.content is None:
+            raise UsageError(
+                'the model to evaluate is not at hand; name it in the study: model = "MODEL.privae"'
+            )
+        fitted, _ = load_members(self.content, "the model")
+        content = np.frombuffer(self.content, np.uint8).copy()
+        return {"model": torch.from_numpy(content), "edges": torch.from_numpy(edges_of(fitted))}
+
+    def _checked(self, told: Mapping[str, torch.Tensor]) -> tuple[Fitted, Floats]:
+        """The model and the edges as told. Errors: ArtifactError for another model than planned, or no edges."""
+        if set(told) != {"model", "edges"}:
+            raise ArtifactError("what was told of the model to evaluate does not read")
+        content, edges = told["model"].numpy().tobytes(), told["edges"].double().numpy()
+        if hashlib.sha256(content).hexdigest() != self.digest:
+            raise ArtifactError("the model to evaluate is not the one that the plan names by its hash")
+        if edges.shape != (_EDGES,) or not np.isfinite(edges).all() or (np.diff(edges) < 0).any():
+            raise ArtifactError("the edges of the scores are none: they are finite numbers that ascend")
+        fitted, _ = load_members(content, "the model")
+        if fitted.schema.hash != self.schema.hash:
+            raise ArtifactError("the model to evaluate has another schema than was agreed on")
+        return fitted, edges
+
+
+def edges_of(fitted: Fitted) -> Floats:
+    """The edges of the bins of scores: levels of the model's own samples, and a tail below them; ascending."""
+    own = _own_scores(fitted)
+    levels = np.quantile(own, _LEVELS)
+    wide = np.median(own) - levels[0]
+    return np.concatenate([levels[0] - wide * np.array(_TAIL[::-1]), levels])
+
+
+def _own_scores(fitted: Fitted) -> Floats:
+    if isinstance(fitted, FittedTable):
+        return fitted.sampled_scores(_OWN_SAMPLES, pd.DataFrame())  # no label
+    return fitted.score(fitted.sample(_OWN_SAMPLES, 0)[0])
+
+
+def _scores(
+    fitted: Fitted,
+    data: Any,  # noqa: ANN401
+    labels: NDArray[Any] | None,
+) -> tuple[NDArray[np.int64], Iterator[float]]:
+    """Class codes [n], and each record's score, computed by itself; a table's label plays no part in it."""
+    names = class_names(fitted.schema)
+    if isinstance(fitted, FittedTable):
+        codes, label = fitted.codec.encode(data), fitted.codec.label
+        classes = np.full(len(codes), -1) if label is None else codes[:, label].astype(np.int64)
+        if label is not None:
+            codes[:, label] = -1
+        scores = (float(fitted.score_codes(codes[i : i + 1])[0]) for i in range(len(codes)))
+    else:
+        images = np.ascontiguousarray(data)
+        classes = label_codes(labels, names) if names and labels is not None else np.full(len(images), -1)
+        scores = (float(fitted.score(images[i : i + 1])[0]) for i in range(len(images)))
+    return np.where(classes < 0, len(names), classes), scores
+
+
+def _watched(scores: Iterator[float], watch: Watch) -> Iterator[float]:
+    for done, score in enumerate(scores, 1):
+        if done % _EVERY == 0:
+            watch.advance(_EVERY)
+        yield score
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Noisy counts of scores by class, [classes + 1, bins], and the standard deviation of their noise."""
+
+    schema: Schema | ImageSchema
+    model: str
+    edges: Floats
+    counts: Floats
+    std: float
+
+    def figures(self) -> dict[str, Any]:
+        """What the counts say, with 95 % intervals over noise and chance; JSON-ready.
+
+        records: how many, by class. stranger_than_own: the share that is stranger than all but so many of the model's
+        own samples. thresholds: the score below which so many of the records lie. auc: how well the score tells a
+        class from the others, where there are two or more: 1 where every record of the class is the stranger one.
+        Edges: None where the noise drowns the records.
+        """
+        names, every = [*class_names(self.schema), OTHER], [self.counts.sum(0)]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            both = self.counts, self._draws()
+            stranger = {
+                str(share): self._interval([_below(h, _place(share)) for h in both], every)
+                for share in SHARES
+            }
+            found = {
+                name: self._interval([_auc(h, c) for h in both], [self.counts[c], every[0] - self.counts[c]])
+                for c, name in enumerate(names[:-1])
+            }
+        return {
+            "records": {n: self._amount(h) for n, h in zip(names, self.counts, strict=True)},
+            "stranger_than_own": stranger,
+            "thresholds": {str(share): self._threshold(share) for share in SHARES},
+            "auc": found if len(found) > 1 else {},
+        }
+
+    def document(self, plan: Plan, promise: Guarantee, ledger: Ledger, facts: Mapping[str, Any]) -> bytes:
+        """All of it as JSON: figures, counts, plan, guarantee, ledger, and who took part."""
+        made = {
+            "model": self.model,
+            "classes": [*class_names(self.schema), OTHER],
+            "edges": self.edges.tolist(),
+            "counts": self.counts.round(3).tolist(),
+            "noise_std": self.std,
+            "figures": self.figures(),
+            "guarantee": promise.to_dict(),
+            "plan": plan.dumps(),
+            "ledger": ledger.dumps(),
+            "federation": dict(facts),
+        }
+        return json.dumps(made, indent=1, allow_nan=False).encode()
+
+    def _draws(self) -> Floats:
+        """What other records of the same population and other noise might have given, [times, classes + 1, bins]."""
+        rng = np.random.default_rng(0)
+        chance = rng.poisson(np.maximum(self.counts, 0.0), (_TIMES, *self.counts.shape)) - np.maximum(
+            self.counts, 0.0
+        )
+        noise = rng.normal(0.0, self.std, chance.shape)
+        made: Floats = self.counts + chance + noise
+        return made
+
+    def _amount(self, row: Floats) -> dict[str, float]:
+        return {
+            "value": round(float(row.sum()), 1),
+            "noise_95": round(1.96 * self.std * math.sqrt(row.size), 1),
+        }
+
+    def _enough(self, row: Floats) -> bool:
+        return bool(row.sum() > max(_SURE * self.std * math.sqrt(row.size), 0.0))
+
+    def _interval(self, found: Sequence[Floats], rows: Sequence[Floats]) -> dict[str, float] | None:
+        """A figure and its interval, from its value and its draws; None unless the rows that it rests on are enough."""
+        if not all(self._enough(row) for row in rows):
+            return None
+        values = np.clip([found[0], *np.nanquantile(found[1], [0.025, 0.975])], 0, 1)
+        return {
+            name: round(float(value), 4) for name, value in zip(("value", "low", "high"), values, strict=True)
+        }
+
+    def _threshold(self, share: float) -> float | None:
+        """The score below which this share of the records lies; between edges, in proportion."""
+        row = self.counts.sum(0)
+        if not self._enough(row):
+            return None
+        below = np.maximum.accumulate(row.cumsum()[:-1] / row.sum())
+        return round(float(np.interp(share, below, self.edges)), 6)
+
+
+def _place(share: float) -> int:
+    """The first bin that is not below this quantile of the model's own scores."""
+    return len(_TAIL) + _LEVELS.index(share) + 1
+
+
+def _below(counts: Floats, place: int) -> Floats:
+    """Share of all records in the bins before a place: [..., classes, bins] -> [...]."""
+    row = counts.sum(-2)
+    found: Floats = row[..., :place].sum(-1) / row.sum(-1)
+    return found
+
+
+def _auc(counts: Floats, place: int) -> Floats:
+    """P(a record of this class scores lower than one of the others), ties halved: [..., classes, bins] -> [...].
+
+    Bilinear in the counts, whose noise is independent, so noise adds next to no bias.
+    """
+    one = counts[..., place, :]
+    rest = counts.sum(-2) - one
+    above = np.flip(np.flip(rest, -1).cumsum(-1), -1) - rest / 2
+    found: Floats = (one * above).sum(-1) / (one.sum(-1) * rest.sum(-1))
+    return found

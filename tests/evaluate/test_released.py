@@ -1,0 +1,176 @@
+"""An evaluation that is released: what it says is right, and what it rests on is checked."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from privae import VAE
+from privae.data.images import ImageSchema
+from privae.errors import ArtifactError, PrivacyRefused, UsageError
+from privae.evaluate import released
+from privae.evaluate.released import OTHER, Evaluated, Evaluation
+from privae.plan import Plan
+from privae.privacy.ledger import Ledger
+from privae.privacy.noise import NoiseSource
+from privae.recipes.phases import Run
+from privae.training.books import Books, Places
+from privae.training.watch import Silent
+
+INF = float("inf")
+
+
+@pytest.fixture(scope="module")
+def model(tiny, facts, people, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "m.privae"
+    VAE(8.0, 1e-5, 600, schema=facts).fit(people(900)).save(path)
+    return path
+
+
+def evaluated(model: Path, epsilon: float, x, y=None, ledger=None) -> Evaluated:
+    plan = released.planned(model, epsilon, 1e-5, 600)
+    fitted, _ = released.load_members(model.read_bytes(), "m")
+    recipe = Evaluation.of(fitted.schema, plan, model.read_bytes())
+    noise = NoiseSource()
+    books = Books(plan, noise, Places(ledger))
+    recipe.check(x, y, strict=False)
+    with books.open():
+        return recipe.fit(Run(plan, books.charge, noise, Silent()), x, y)
+
+
+def test_without_noise_the_figures_are_those_of_the_scores(model, people) -> None:
+    frame = people(800, seed=5)
+    found = evaluated(model, INF, frame)
+    scores = VAE.load(model).score_samples(frame.drop(columns="ill"))
+    figures = found.figures()
+    assert {n: v["value"] for n, v in figures["records"].items()} == {
+        "False": (~frame["ill"]).sum(),
+        "True": frame["ill"].sum(),
+        OTHER: 0,
+    }
+    assert figures["auc"]["True"]["value"] == pytest.approx(roc_auc_score(frame["ill"], -scores), abs=0.02)
+    assert figures["auc"]["False"]["value"] == pytest.approx(1 - figures["auc"]["True"]["value"], abs=1e-3)
+    own = VAE.load(model).fitted_.sampled_scores(10_000, frame.drop(columns="ill"))
+    for share in released.SHARES:
+        shown = figures["stranger_than_own"][str(share)]
+        assert shown["value"] == pytest.approx((scores < np.quantile(own, share)).mean(), abs=1e-3)
+        assert shown["low"] <= shown["value"] <= shown["high"]
+        below = (scores < figures["thresholds"][str(share)]).mean()
+        assert below == pytest.approx(share, abs=0.03)  # records of few cells have few different scores
+
+
+def test_images_are_told_apart_by_their_class(pictures, tmp_path, tiny) -> None:
+    x, y = pictures(400)
+    kept = y == 0
+    model = VAE(INF, 1e-5, 400, classes=2, fidelity=False).fit(x[kept], y[kept])
+    model.save(tmp_path / "m.privae")
+    figures = evaluated(tmp_path / "m.privae", INF, x, y).figures()
+    assert figures["auc"]["1"]["value"] == pytest.approx(roc_auc_score(y, -model.score_samples(x)), abs=0.02)
+    assert figures["auc"]["1"]["value"] > 0.9
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say(model, people) -> None:
+    frame = people(4000, seed=7)
+    whole = evaluated(model, INF, frame)
+    truth = whole.figures()["auc"]["True"]["value"]
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(60):
+        chance = rng.poisson(whole.counts / 5)  # a fifth as many records of the same population
+        noisy = chance + rng.normal(0, 3.0, chance.shape)
+        shown = Evaluated(whole.schema, "", whole.edges, noisy, 3.0).figures()["auc"]["True"]
+        inside += shown["low"] <= truth <= shown["high"]
+    assert 50 <= inside <= 60  # of 57 expected
+
+
+def test_few_records_are_lost_in_the_noise(model, people) -> None:
+    figures = evaluated(model, 0.1, people(20)).figures()
+    assert figures["auc"] == {"False": None, "True": None}
+    assert set(figures["thresholds"].values()) == {None}
+
+
+def test_the_document_holds_all_and_is_json_without_noise_too(model, people, tmp_path) -> None:
+    plan = released.planned(model, INF, 1e-5, 600)
+    found = evaluated(model, INF, people(50))
+    made = json.loads(found.document(plan, plan.guarantee(), Ledger.fresh(1e-5), {"sites": ["a"]}))
+    assert made["model"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert np.sum(made["counts"]) == 50
+    assert Plan.loads(made["plan"]) == plan
+    assert made["federation"] == {"sites": ["a"]}
+
+
+def test_an_evaluation_is_charged_to_the_ledger_of_its_records(model, people, tmp_path) -> None:
+    ledger = Ledger.open(tmp_path / "ledger", 1.0, 1e-5)
+    evaluated(model, 0.7, people(50), ledger=ledger)
+    with pytest.raises(PrivacyRefused, match="left"):
+        evaluated(model, 0.7, people(50), ledger=ledger)
+
+
+def test_another_model_than_planned_is_refused(model, people, facts, tmp_path, tiny) -> None:
+    VAE(8.0, 1e-5, 600, schema=facts).fit(people(300)).save(tmp_path / "other")
+    plan = released.planned(model, 1.0, 1e-5, 600)
+    recipe = Evaluation.of(facts, plan, (tmp_path / "other").read_bytes())
+    with pytest.raises(ArtifactError, match="by its hash"):
+        recipe.fit(run_of(plan), people(10))
+
+
+def run_of(plan: Plan, told=None) -> Run:
+    class Told(Run):
+        def agreed(self, name, make):
+            return told(make()) if told else make()
+
+    return Told(plan, lambda phase, event: 0.0, NoiseSource(), Silent())
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda edges: edges.flip(0),
+        lambda edges: edges[:-1],
+        lambda edges: torch.full_like(edges, float("nan")),
+        lambda edges: edges[None],
+    ],
+)
+def test_edges_that_are_none_are_refused(model, people, bad) -> None:
+    plan = released.planned(model, 1.0, 1e-5, 600)
+    fitted, _ = released.load_members(model.read_bytes(), "m")
+    recipe = Evaluation.of(fitted.schema, plan, model.read_bytes())
+    with pytest.raises(ArtifactError, match="edges"):
+        recipe.fit(run_of(plan, lambda told: told | {"edges": bad(told["edges"])}), people(10))
+    with pytest.raises(ArtifactError, match="does not read"):
+        recipe.fit(run_of(plan, lambda told: {"model": told["model"]}), people(10))
+
+
+def test_what_is_no_model_or_cannot_be_evaluated_is_said_in_one_line(tmp_path, model, facts) -> None:
+    (tmp_path / "x.privae").write_bytes(b"nothing")
+    with pytest.raises(ArtifactError, match=r"x\.privae"):
+        released.planned(tmp_path / "x.privae", 1.0, 1e-5, None)
+    with pytest.raises(UsageError, match="cannot be read"):
+        released.planned(tmp_path / "none.privae", 1.0, 1e-5, None)
+    plan = released.planned(model, 1.0, 1e-5, 600)
+    with pytest.raises(UsageError, match="not at hand"):
+        Evaluation.of(facts, plan).fit(run_of(plan), None)
+    with pytest.raises(PrivacyRefused, match="person"):
+        Evaluation.of(facts.model_copy(update={"person": "who"}), plan).draft(released.Budget(1.0, 1e-5))
+
+
+def test_images_of_another_form_are_refused_before_anything_is_charged(pictures) -> None:
+    x, y = pictures(10)
+    recipe = Evaluation(ImageSchema.with_class_count(4, 4, 2), "0" * 64)
+    recipe.check(x, y, strict=False)
+    with pytest.raises(UsageError, match="uint8"):
+        recipe.check(x[:, :3], y, strict=False)
+    with pytest.raises(UsageError, match="one label"):
+        recipe.check(x, None, strict=False)
+    with pytest.raises(UsageError, match="one label"):
+        recipe.check(x, y[:5], strict=False)
+
+
+def test_a_fit_does_not_follow_a_plan_to_evaluate(model, people, facts) -> None:
+    plan = released.planned(model, 1.0, 1e-5, 600)
+    with pytest.raises(UsageError, match="plan again"):
+        VAE(1.0, 1e-5, 600, schema=facts).fit(people(50), plan=plan)
