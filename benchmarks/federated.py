@@ -5,6 +5,7 @@ Parts (--only NAME measures one again, in the place of what results/federated.js
   utility   train on synthetic, test on real, federated and central, at epsilon 1
   digits    the main job's CNN, trained on what five sites of two digits each made, at epsilon 1
   drift     federated averaging with local steps beside it: the ELBO of held-out digits
+  evaluation  a released model evaluated by five sites at epsilon 0.5: noisy figures beside exact ones
   leak      records read off a site's message: plain, decoder only, masked, noised
   cost      secure aggregation of 652,824 numbers at ten sites: processor time and traffic
   engine    a masked round of five sites over NVFlare with mTLS on loopback, and Flower's plain round beside it
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import federated_engine
+import federated_evaluation
 import federated_fits
 import federated_kills
 import federated_masks
@@ -35,6 +37,7 @@ PARTS: tuple[Part, ...] = (
     federated_fits.utility,
     federated_fits.digits,
     federated_fits.drift,
+    federated_evaluation.evaluation,
     federated_masks.leak,
     federated_masks.cost,
     federated_engine.engine,

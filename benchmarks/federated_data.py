@@ -23,11 +23,6 @@ from privae.plan import Plan
 from privae.privacy.noise import NoiseSource
 from privae.transport import simulate
 
-try:
-    from privae.transport import simulate
-except ImportError:
-    from privae.transport import simulate
-
 Records = tuple[Any, Any]
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 FIVE = ("ares", "bion", "ceto", "doris", "eris")

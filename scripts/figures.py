@@ -228,6 +228,14 @@ _SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
         ("elbo_low", "lowest of 3 seeds"),
         ("elbo_high", "highest"),
     ),
+    "evaluation": (
+        ("data", "evaluated by five sites at epsilon 0.5"),
+        ("figure", "figure"),
+        ("exact", "exact"),
+        ("value", "told"),
+        ("low", "from"),
+        ("high", "to"),
+    ),
     "leak": (
         ("mode", "what the coordinator sees"),
         ("recovered", "recovered"),
@@ -266,8 +274,10 @@ def render_federated(results: dict[str, Any] | None) -> str:
         return NOTHING
     tables = {part: _rows_of(_part(results, part), dict(columns)) for part, columns in _SHOWN.items()}
     costs = [row for row in _part(results, "cost") if "site_cpu_ms" in row]
-    tables = {**tables, "utility": _useful(results), "cost": _rows_of(costs, _AGGREGATION)}
-    order = ("equality", "utility", "drift", "leak", "cost", "engine", "kills")
+    told = [row for row in _part(results, "evaluation") if row["fit"] == 0]
+    evaluated = _rows_of(told, dict(_SHOWN["evaluation"]))
+    tables |= {"utility": _useful(results), "cost": _rows_of(costs, _AGGREGATION), "evaluation": evaluated}
+    order = ("equality", "utility", "evaluation", "drift", "leak", "cost", "engine", "kills")
     shown = [tables[part] for part in order if tables[part]]
     return "\n\n".join([*shown, _targets(results["checks"]), "\n".join(_federated_print(results))])
 

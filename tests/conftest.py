@@ -5,12 +5,22 @@ import itertools
 import os
 from types import SimpleNamespace
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # a worker has one core: more threads than cores wait for each other. Torch reads this when it is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pandas as pd
 import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook(["privae.layers", "privae.privacy", "privae.models"], "beartype.beartype")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Everything is tested by as many processes as there are cores, what is named on the command line by one."""
+    return 0 if config.args_source is config.ArgsSource.ARGS else min(os.cpu_count() or 1, 4)
 
 
 @pytest.fixture(scope="module")

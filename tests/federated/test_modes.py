@@ -7,16 +7,19 @@ import torch
 from privae import VAE, Training
 from privae.attacks import inversion, transcripts
 from privae.attacks.inversion import inversion_of
+from privae.cli.telling import federation_text
 from privae.data.images import ImageSchema
 from privae.errors import PrivacyRefused, ProtocolError, UsageError
 from privae.federated import messages
 from privae.federated.chain import check_texts
 from privae.federated.fit import Texts, wired
 from privae.models.likelihoods import Bernoulli
+from privae.privacy.guarantee import rounded_up
 from privae.privacy.mechanism import for_gradients
 from privae.privacy.noise import NoiseSource
 from privae.recipes import gradients, image
 from privae.recipes.target import target_of
+from privae.training.loop import Local
 from privae.transport.simulate import assemble, parted, run, simulate
 
 
@@ -170,3 +173,39 @@ def test_a_site_that_sends_no_texts_stops_nobody_else(agreed, tiny, people, fact
 
     run(made.coordinator, post)
     assert made.coordinator.steps[0].sites == ("a", "c")
+
+
+def test_a_person_with_records_at_several_sites_is_told_what_it_costs_them(room, digits, tmp_path) -> None:
+    keys = {name: name for name in ("ares", "bion", "ceto", "doris")}, "the coordinator"
+    terms = room(epsilon=2.0, images=True, sites_a_person=2)
+    study, plan = terms.study(*keys), terms.plan_of()
+    facts = study.facts(plan, "")
+    assert facts["epsilon_for_a_person"] == pytest.approx(plan.group_epsilon(2))
+    assert 2 * plan.guarantee().epsilon < facts["epsilon_for_a_person"] < 3 * plan.guarantee().epsilon
+    made = fitted(terms, digits(3000))
+    (tmp_path / "m.privae").write_bytes(made.coordinator.model)
+    model = VAE.load(tmp_path / "m.privae")
+    assert "with records at 2 sites" in str(model.guarantee)
+    told = federation_text(model.federation_)
+    assert f"a record at each of 2 sites: {rounded_up(facts['epsilon_for_a_person'])}" in told
+    alone = room(epsilon=2.0, images=True).study(*keys)
+    assert alone.facts(plan, "")["epsilon_for_a_person"] is None
+    assert alone.hash != study.hash
+    with pytest.raises(UsageError, match="sites_a_person"):
+        room(epsilon=2.0, images=True, sites_a_person=5).study(*keys)
+
+
+def test_no_person_is_counted_where_a_whole_site_is_the_unit(agreed, facts) -> None:
+    training = Training(latent=2, hidden=(8,), steps=2, local=Local(steps=3))
+    vae = VAE(8.0, 1e-5, 3, recipe="gradients", schema=facts, training=training)
+    with pytest.raises(UsageError, match="sites_a_person is 1"):
+        agreed(vae, "abc", share="all", sites_a_person=2).study({n: n for n in "abc"}, "the coordinator")
+
+
+def test_thresholds_and_the_sampler_count_for_each_record_of_a_person(facts) -> None:
+    text = facts.dumps().replace('categories = ["nurse", "cook"]', 'categories = "bought"')
+    plan = VAE(2.0, 1e-5, 3000, schema=type(facts).loads(text)).plan()
+    costs = [plan.group_epsilon(size) for size in (2, 3, 11)]
+    assert plan.guarantee().epsilon < costs[0] < costs[1]
+    assert costs[2] == float("inf")  # eleven thresholds of a tenth of delta each are more than delta
+    assert VAE(float("inf"), 1e-5, 10, schema=facts).plan().group_epsilon(2) == float("inf")

@@ -4,10 +4,12 @@ import math
 import time
 
 import dp_accounting
+import numpy as np
 import pytest
 from dp_accounting.pld import PLDAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom, norm
 
 from privae.errors import PrivacyRefused, UsageError
 from privae.privacy import accountant
@@ -290,3 +292,38 @@ def test_only_events_that_differ_in_steps_alone_are_put_together():
         Event(1.0, 0.1, 5),
         *apart[1:],
     ]
+
+
+@pytest.mark.parametrize(("rate", "size"), [(1.0, 3), (0.2, 2), (0.05, 3)])
+def test_a_person_with_several_records_costs_what_the_mixture_of_their_draws_says(rate, size):
+    sigma, delta = 2.0, 1e-4
+    found = accountant.group_epsilon([Event(sigma, rate)], delta, size)
+    x = np.linspace(-60, 60, 400_001)
+    drawn = binom.pmf(range(size + 1), size, rate)
+    there = sum(p * norm.pdf(x, k, sigma) for k, p in enumerate(drawn))
+    gone = norm.pdf(x, 0, sigma)
+    step = x[1] - x[0]
+
+    def missing(epsilon):
+        return max(
+            np.maximum(a - np.exp(epsilon) * b, 0).sum() * step for a, b in ((there, gone), (gone, there))
+        )
+
+    assert missing(found) <= delta * (1 + 1e-6)
+    assert missing(found * 0.99) > delta
+    assert found > accountant.epsilon([Event(sigma, rate)], delta)
+
+
+def test_many_steps_of_several_records_cost_at_most_what_converting_one_says():
+    """Group privacy of (epsilon, delta) for 2: 2 epsilon at (1 + e^epsilon) delta, a much looser bound."""
+    event = Event(1.5, 0.01, steps=300)
+    one = accountant.epsilon([event], 1e-8)
+    loose, at = 2 * one, (1 + math.exp(one)) * 1e-8
+    assert accountant.epsilon([event], at) < accountant.group_epsilon([event], at, 2) <= loose
+
+
+def test_several_records_cost_nothing_and_everything_where_one_does(monkeypatch):
+    assert accountant.group_epsilon([], 1e-5, 3) == 0
+    assert accountant.group_epsilon([Event(0.0, 0.5)], 1e-5, 3) == math.inf
+    monkeypatch.setattr(accountant, "_loss", lambda *_: 1 / 0)
+    assert accountant.group_epsilon([Event(1.0, 0.5)], 1e-5, 2) == math.inf
