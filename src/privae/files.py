@@ -15,7 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from privae.errors import ArtifactError, ResourceError, UsageError
+from privae.errors import ArtifactError, PrivaeError, ResourceError, UsageError
 
 FORMAT = "privae/1"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -23,6 +23,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 _SEAL = 64
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CHUNK = 2**20
+_ROOM, _EXPANDED = 2**26, 100  # bytes that any archive may hold, and times its own size beyond
 
 
 def canonical_json(value: object) -> bytes:
@@ -187,6 +188,8 @@ def members_of(content: bytes, path: str) -> dict[str, bytes]:
     """
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
+            if sum(info.file_size for info in archive.infolist()) > max(_ROOM, _EXPANDED * len(content)):
+                raise ArtifactError(f"{path} says that it holds far more than it can; do not trust it")
             members = {info.filename: archive.read(info) for info in archive.infolist()}
         manifest: dict[str, Any] = json.loads(members.pop("manifest.json"))
         form, hashes = manifest["format"], manifest["sha256"]
@@ -194,6 +197,8 @@ def members_of(content: bytes, path: str) -> dict[str, bytes]:
         raise ArtifactError(
             f"{path} is not a privae model file, or it is damaged; fit again or restore a copy"
         ) from None
+    except PrivaeError:
+        raise
     except Exception as error:  # noqa: BLE001  zlib.error and struct.error have no common parent
         raise ArtifactError(f"{path} is damaged ({type(error).__name__}); restore a copy") from None
     if content[-_SEAL:] != _seal(content[:-_SEAL]):

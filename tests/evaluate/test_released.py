@@ -1,7 +1,9 @@
 """An evaluation that is released: what it says is right, and what it rests on is checked."""
 
 import hashlib
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from privae import VAE
+from privae import VAE, files
 from privae.data.images import ImageSchema
 from privae.errors import ArtifactError, PrivacyRefused, UsageError
 from privae.evaluate import released
@@ -121,7 +123,7 @@ def test_another_model_than_planned_is_refused(model, people, facts, tmp_path, t
 def run_of(plan: Plan, told=None) -> Run:
     class Told(Run):
         def agreed(self, name, make):
-            return told(make()) if told else make()
+            return told(name, make()) if told else make()
 
     return Told(plan, lambda phase, event: 0.0, NoiseSource(), Silent())
 
@@ -139,10 +141,45 @@ def test_edges_that_are_none_are_refused(model, people, bad) -> None:
     plan = released.planned(model, 1.0, 1e-5, 600)
     fitted, _ = released.load_members(model.read_bytes(), "m")
     recipe = Evaluation.of(fitted.schema, plan, model.read_bytes())
+
+    def told(name, made):
+        return {"edges": bad(made["edges"])} if name == "edges" else made
+
     with pytest.raises(ArtifactError, match="edges"):
-        recipe.fit(run_of(plan, lambda told: told | {"edges": bad(told["edges"])}), people(10))
+        recipe.fit(run_of(plan, told), people(10))
+    for name in ("model", "edges"):
+        with pytest.raises(ArtifactError):
+            recipe.fit(run_of(plan, lambda asked, made, name=name: {} if asked == name else made), people(10))
+
+
+def test_a_model_that_fails_on_a_record_tells_nobody_so(model, people, monkeypatch) -> None:
+    frame = people(50)
+    fitted, _ = released.load_members(model.read_bytes(), "m")
+    true = type(fitted).score_codes
+
+    def failing(self, codes):
+        if len(codes) == 1 and codes[0, 1] == 1:
+            raise IndexError("a cook is here")
+        return true(self, codes)
+
+    monkeypatch.setattr(type(fitted), "score_codes", failing)
+    found = evaluated(model, INF, frame)
+    assert found.counts.sum() == 50
+    assert found.counts[:, 0].sum() >= (frame["job"] == "cook").sum()
+
+
+def test_a_file_that_says_it_is_larger_than_it_can_be_is_not_opened(model, tmp_path) -> None:
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("weights.safetensors", bytes(2**28))
+    with pytest.raises(ArtifactError, match="far more than it can"):
+        released.load_members(bomb.getvalue(), "m")
+    members = files.read_archive(model)
+    sizes = json.loads(members["model.json"])
+    sizes["config"]["network"]["hidden"] = [10**7, 10**7]
+    members["model.json"] = json.dumps(sizes).encode()
     with pytest.raises(ArtifactError, match="does not read"):
-        recipe.fit(run_of(plan, lambda told: {"model": told["model"]}), people(10))
+        released.load_members(files.archive(members), "m")
 
 
 def test_what_is_no_model_or_cannot_be_evaluated_is_said_in_one_line(tmp_path, model, facts) -> None:

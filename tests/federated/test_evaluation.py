@@ -65,12 +65,12 @@ def test_a_site_scores_with_no_other_model_than_the_plan_names(terms, people, tm
     agreed = terms()
     made = assemble(agreed, parted((people(200), None), tuple("abcd"), "even", agreed.schema_of()))
     VAE(8.0, 1e-5, 600, schema=facts).fit(people(100)).save(tmp_path / "other")
-    lie = released.Evaluation(agreed.schema_of(), "", (tmp_path / "other").read_bytes())._told()
+    lie = released.Evaluation(agreed.schema_of(), "", (tmp_path / "other").read_bytes())._model()
     coordinator = made.coordinator
     coordinator._told_first = coordinator._keep
 
     def keep(raw, sites, word):
-        if coordinator._ask.kind == "agreed":
+        if coordinator._ask.phase == "model":
             raw = chain.encoded(coordinator._ask, lie, 0)
         return coordinator._told_first(raw, sites, word)
 
@@ -78,6 +78,66 @@ def test_a_site_scores_with_no_other_model_than_the_plan_names(terms, people, tm
     with pytest.raises((ArtifactError, PrivacyRefused), match=r"by its hash|too few"):
         run(coordinator, lambda name, message: made.sites[name].answer(message))
     assert all(site.own.shelf.get("evaluation.json") is None for site in made.sites.values())
+
+
+def changed(field, value):
+    def change(said):
+        where = said
+        for name in field[:-1]:
+            where = where[name]
+        where[field[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed(["figures", "auc", "True"], {"value": 0.99, "low": 0.98, "high": 1.0}),
+        changed(["counts", 0, 5], 1e6),
+        changed(["edges", 3], -1e6),
+        changed(["model"], "0" * 64),
+        changed(["noise_std"], 0.1),
+        changed(["guarantee", "epsilon"], 0.1),
+        changed(["federation", "sites_a_person"], 4),
+        changed(["counts"], [[1.0]]),
+        changed(["counts"], "many"),
+        lambda said: said.pop("figures"),
+    ],
+)
+def test_nobody_signs_or_verifies_an_evaluation_that_does_not_follow_from_the_rounds(
+    terms, people, tmp_path, change
+) -> None:
+    agreed = terms()
+    parts = parted((people(200), None), tuple("abcd"), "even", agreed.schema_of())
+    made = assemble(agreed, parts, tmp_path / "out")
+    coordinator = made.coordinator
+    finish = coordinator._finish
+
+    def lied(fitted) -> None:
+        finish(fitted)
+        said = json.loads(coordinator.model)
+        change(said)
+        coordinator.model = json.dumps(said).encode()
+        coordinator._results.put("evaluation.json", coordinator.model)
+        coordinator._write_ledger({})
+
+    coordinator._finish = lied
+    run(coordinator, lambda name, message: made.sites[name].answer(message))
+    assert coordinator._marks.get("end", {}) == {}
+    assert all(site.own.shelf.get("evaluation.json") is None for site in made.sites.values())
+    with pytest.raises(ArtifactError, match="evaluation"):
+        chain.verify(tmp_path / "out" / "ledger")
+
+
+def test_a_result_beside_its_ledger_is_the_one_that_was_signed(terms, people, tmp_path) -> None:
+    agreed = terms()
+    simulate(agreed, parted((people(200), None), tuple("abcd"), "even", agreed.schema_of()), tmp_path / "out")
+    chain.verify(tmp_path / "out" / "ledger")
+    path = tmp_path / "out" / "evaluation.json"
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(ArtifactError, match="not the one that was signed"):
+        chain.verify(tmp_path / "out" / "ledger")
 
 
 def test_a_plan_and_a_model_that_do_not_belong_together_are_told_apart(

@@ -48,6 +48,8 @@ def test_without_a_record_one_count_is_one_less(models, kind) -> None:
         class Edged(Run):
             def agreed(self, name, make):
                 told = make()
+                if name != "edges":
+                    return told
                 # every edge is the score of a record, which an error in the last bit would carry across
                 edges = np.sort(np.resize(ascending, len(told["edges"])))
                 told["edges"].copy_(torch.from_numpy(edges))

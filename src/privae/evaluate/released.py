@@ -13,7 +13,7 @@ the model, by its own samples.
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,8 +144,8 @@ class Evaluation:
 
     def fit(self, run: Run, data: Any, labels: NDArray[Any] | None = None) -> "Evaluated":  # noqa: ANN401
         """Score the records one by one, and release how many fall into each cell."""
-        told = run.agreed("model", self._told)
-        fitted, edges = self._checked(told)
+        fitted = self._fitted(run.agreed("model", self._model))
+        edges = _ascending(run.agreed("edges", lambda: {"edges": torch.from_numpy(edges_of(fitted))}))
         classes, scores = _scores(fitted, data, labels)
         counts = np.zeros(self.shape, dtype=np.int64)
         run.watch.phase("scoring the records, one by one", len(classes))
@@ -156,28 +156,29 @@ class Evaluation:
         noisy = run.release(PHASE, [(counts, 1.0)])[0]
         return Evaluated(self.schema, self.digest, edges, np.asarray(noisy, np.float64), run.deviation(PHASE))
 
-    def _told(self) -> dict[str, torch.Tensor]:
+    def _model(self) -> dict[str, torch.Tensor]:
         if self.content is None:
             raise UsageError(
                 'the model to evaluate is not at hand; name it in the study: model = "MODEL.privae"'
             )
-        fitted, _ = load_members(self.content, "the model")
-        content = np.frombuffer(self.content, np.uint8).copy()
-        return {"model": torch.from_numpy(content), "edges": torch.from_numpy(edges_of(fitted))}
+        return {"model": torch.from_numpy(np.frombuffer(self.content, np.uint8).copy())}
 
-    def _checked(self, told: Mapping[str, torch.Tensor]) -> tuple[Fitted, Floats]:
-        """The model and the edges as told. Errors: ArtifactError for another model than planned, or no edges."""
-        if set(told) != {"model", "edges"}:
-            raise ArtifactError("what was told of the model to evaluate does not read")
-        content, edges = told["model"].numpy().tobytes(), told["edges"].double().numpy()
+    def _fitted(self, told: Mapping[str, torch.Tensor]) -> Fitted:
+        """The model as told. Errors: ArtifactError for another one than planned."""
+        content = told["model"].numpy().tobytes() if "model" in told else b""
         if hashlib.sha256(content).hexdigest() != self.digest:
             raise ArtifactError("the model to evaluate is not the one that the plan names by its hash")
-        if edges.shape != (_EDGES,) or not np.isfinite(edges).all() or (np.diff(edges) < 0).any():
-            raise ArtifactError("the edges of the scores are none: they are finite numbers that ascend")
         fitted, _ = load_members(content, "the model")
         if fitted.schema.hash != self.schema.hash:
             raise ArtifactError("the model to evaluate has another schema than was agreed on")
-        return fitted, edges
+        return fitted
+
+
+def _ascending(told: Mapping[str, torch.Tensor]) -> Floats:
+    edges = told["edges"].double().numpy() if "edges" in told else np.empty(0)
+    if edges.shape != (_EDGES,) or not np.isfinite(edges).all() or (np.diff(edges) < 0).any():
+        raise ArtifactError("the edges of the scores are none: they are finite numbers that ascend")
+    return edges
 
 
 def edges_of(fitted: Fitted) -> Floats:
@@ -206,12 +207,24 @@ def _scores(
         classes = np.full(len(codes), -1) if label is None else codes[:, label].astype(np.int64)
         if label is not None:
             codes[:, label] = -1
-        scores = (float(fitted.score_codes(codes[i : i + 1])[0]) for i in range(len(codes)))
+        scores = _each(fitted.score_codes, codes)
     else:
         images = np.ascontiguousarray(data)
         classes = label_codes(labels, names) if names and labels is not None else np.full(len(images), -1)
-        scores = (float(fitted.score(images[i : i + 1])[0]) for i in range(len(images)))
+        scores = _each(fitted.score, images)
     return np.where(classes < 0, len(names), classes), scores
+
+
+def _each(score: Callable[[NDArray[Any]], Floats], records: NDArray[Any]) -> Iterator[float]:
+    """Each record's score by itself; nan where there is none.
+
+    privacy: a model that a stranger made may fail on some records, and an error would tell that one of them is here.
+    """
+    for place in range(len(records)):
+        try:
+            yield float(score(records[place : place + 1])[0])
+        except Exception:  # noqa: BLE001
+            yield math.nan
 
 
 def _watched(scores: Iterator[float], watch: Watch) -> Iterator[float]:
@@ -257,13 +270,25 @@ class Evaluated:
             "auc": found if len(found) > 1 else {},
         }
 
+    @classmethod
+    def parse(cls, schema: Schema | ImageSchema, fields: Mapping[str, Any]) -> "Evaluated":
+        """What a document says was counted. Errors: ArtifactError."""
+        try:
+            edges, counts = (np.array(fields[name], dtype=np.float64) for name in ("edges", "counts"))
+            found = cls(schema, str(fields["model"]), edges, counts, float(fields["noise_std"]))
+        except (KeyError, TypeError, ValueError):
+            raise ArtifactError("the evaluation lacks a part or holds one that does not read") from None
+        if counts.shape != (len(class_names(schema)) + 1, _EDGES + 1) or not np.isfinite(counts).all():
+            raise ArtifactError("the evaluation has other classes or bins than its schema")
+        return found
+
     def document(self, plan: Plan, promise: Guarantee, ledger: Ledger, facts: Mapping[str, Any]) -> bytes:
         """All of it as JSON: figures, counts, plan, guarantee, ledger, and who took part."""
         made = {
             "model": self.model,
             "classes": [*class_names(self.schema), OTHER],
             "edges": self.edges.tolist(),
-            "counts": self.counts.round(3).tolist(),
+            "counts": self.counts.tolist(),
             "noise_std": self.std,
             "figures": self.figures(),
             "guarantee": promise.to_dict(),

@@ -6,22 +6,25 @@ follows from the steps before. So two places that sign the same end of the chain
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from privae import files
 from privae.custody import keys
 from privae.errors import ArtifactError, PrivacyRefused, ProtocolError, UsageError
-from privae.evaluate.released import RECIPE
-from privae.federated.fit import Agreed, Ask, Sum, Texts
+from privae.evaluate.released import PHASE, RECIPE, Evaluated
+from privae.federated.fit import Agreed, Ask, Sum, Texts, Wire
 from privae.federated.messages import tensors_of, tensors_to_bytes
 from privae.federated.study import Study
 from privae.plan import Plan
+from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
 from privae.privacy.mechanism import Event
 from privae.training.books import charges_of, ends, follows, next_charge
@@ -29,6 +32,7 @@ from privae.training.books import charges_of, ends, follows, next_charge
 GENESIS = "0" * 64
 ROUNDS, BOOK, SIGNATURES = "rounds.jsonl", "ledger.jsonl", "signatures.json"
 _CLOSE = 1e-6  # relative; processors differ in the last bits of epsilon
+_DIGITS = 2e-4  # absolute, for figures that are rounded
 
 
 def result_of(plan: Plan) -> str:
@@ -135,6 +139,43 @@ def check_texts(found: Any, ask: Texts) -> None:  # noqa: ANN401  whatever a pee
     )
     if not plain or len(columns) != len(ask.texts):
         raise ProtocolError("texts that were released do not read, or are not one list a column")
+
+
+def promised(plan: Plan, facts: Mapping[str, Any]) -> Guarantee:
+    """The promise of a plan that a study ran; facts: what `study.facts` says."""
+    promise = plan.guarantee()
+    return replace(promise, not_covered=(*facts["not_covered"], *promise.not_covered))
+
+
+def check_evaluation(study: Study, plan: Plan, steps: Sequence[Step], content: bytes) -> None:
+    """Refuse an evaluation that does not follow from what all were told, whoever wrote it. Errors: ArtifactError."""
+    try:
+        said = json.loads(content)
+        found, ledger = Evaluated.parse(study.schema_of, said), Ledger.parse(said["ledger"])
+        told = {step.phase: step for step in steps}
+        scale = Wire.of(found.counts.size, plan.phases[0].mechanism().std, study).scale
+        integers = np.rint(found.counts.ravel() * scale).astype(f"<i{told[PHASE].word}")
+    except (ValueError, KeyError, TypeError, OverflowError):
+        raise ArtifactError("the evaluation does not read") from None
+    parts = integers.tobytes(), tensors_to_bytes({"edges": torch.from_numpy(found.edges)})
+    if [hashlib.sha256(part).hexdigest() for part in parts] != [told[PHASE].content, told["edges"].content]:
+        raise ArtifactError("the counts or edges of the evaluation are not those that all were told")
+    facts = study.facts(plan, head_of(steps))
+    deviation = plan.phases[0].mechanism().std * study.cost
+    again = replace(found, std=deviation, model=str(plan.settings["model"]))
+    if not _alike(said, json.loads(again.document(plan, promised(plan, facts), ledger, facts))):
+        raise ArtifactError("the evaluation says something else than follows from its counts, plan and study")
+
+
+def _alike(said: Any, again: Any) -> bool:  # noqa: ANN401  any JSON value
+    """Whether two JSON values are the same but for the last digits of numbers, in which processors differ."""
+    if isinstance(said, dict) and isinstance(again, dict):
+        return said.keys() == again.keys() and all(_alike(said[name], again[name]) for name in said)
+    if isinstance(said, list) and isinstance(again, list):
+        return len(said) == len(again) and all(map(_alike, said, again))
+    if isinstance(said, float) and isinstance(again, float):
+        return math.isclose(said, again, rel_tol=_CLOSE, abs_tol=_DIGITS)
+    return bool(said == again)
 
 
 @dataclass
@@ -263,7 +304,19 @@ def verify(folder: Path) -> Verified:
         for entry in ledger.entries
     }
     over = _signers(study, ended(study, head_of(steps), ledger.head, model), ends_of)
+    _check_beside(folder.parent / result_of(plan), model, (study, plan, steps))
     return Verified(study, plan, ledger, tuple(steps), signed, tuple(over))
+
+
+def _check_beside(path: Path, signed: str, of: tuple[Study, Plan, Sequence[Step]]) -> None:
+    """Hold what a study ended with, where it lies beside its ledger, against what was signed. Errors: ArtifactError."""
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != signed:
+        raise ArtifactError(f"{path.name} beside the ledger is not the one that was signed; restore a copy")
+    if of[1].recipe == RECIPE:
+        check_evaluation(*of, content)
 
 
 def _check_charges(plan: Plan, ledger: Ledger, text: str) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -345,8 +345,8 @@ class Coordinator:
             for entry in self.account.ledger.entries
         ]
         ledger = Ledger.parse("".join(entry.line().decode() for entry in entries))
-        facts, promise = self.study.facts(self.plan, head_of(self.steps)), self.plan.guarantee()
-        promise = replace(promise, not_covered=(*facts["not_covered"], *promise.not_covered))
+        facts = self.study.facts(self.plan, head_of(self.steps))
+        promise = chain.promised(self.plan, facts)
         if isinstance(fitted, Evaluated):
             self.model = fitted.document(self.plan, promise, ledger, facts)
         else:

@@ -50,8 +50,9 @@ class Wire:
     scale: int = 1
 
     @classmethod
-    def of(cls, count: int, std: float, share: float) -> "Wire":
-        """The wire of integers whose noise has `std` in all, of which a site adds the part `share`."""
+    def of(cls, count: int, std: float, study: Study) -> "Wire":
+        """The wire of integers whose noise has `std` in all, of which each site of a study adds its share."""
+        share = min(study.shared(circle, 1.0) for circle in study.circles(0))
         fine = math.ceil(math.log2(_LEAST_STEPS / (std * share))) if std else 0
         scale = 2 ** max(fine, 0)
         return cls(count, std * scale, scale)
@@ -158,8 +159,9 @@ class Asking(Run):
             texts = json.loads(leaves(noisy)[0].tobytes())
             union = self.ask(Texts(name, texts, coins.numbers_drawn))
             return [np.frombuffer(json.dumps(union).encode(), np.uint8)]
-        least = min(self.study.shared(circle, 1.0) for circle in self.study.circles(0))
-        wires = tuple(Wire.of(t.size, m.std, least) for m, (t, _) in zip(mechanisms, totals, strict=True))
+        wires = tuple(
+            Wire.of(t.size, m.std, self.study) for m, (t, _) in zip(mechanisms, totals, strict=True)
+        )
         values = np.concatenate([total.ravel() for total, _ in totals])
         summed = self.ask(Sum(name, 0, wires, 8, values))
         parts = np.split(summed, np.cumsum([wire.count for wire in wires])[:-1])

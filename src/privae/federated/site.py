@@ -18,6 +18,7 @@ from typing import Any
 from privae import files
 from privae.custody.keys import SigningKey, signing_key
 from privae.errors import PrivacyRefused, PrivaeError, ProtocolError, UsageError
+from privae.evaluate.released import RECIPE
 from privae.federated import chain, round
 from privae.federated.chain import Account, Step, charged, decoded, ended, follow, head_of
 from privae.federated.fit import Agreed, Ask, Place, Sum, Talk, Texts, begin, noised
@@ -136,6 +137,8 @@ class Site:
         steps = chain.parse_steps(str(fields.get("rounds")))
         ledger = Ledger.parse(str(fields.get("ledger")))
         plan = self._check_end(steps, ledger)
+        if plan.recipe == RECIPE:
+            chain.check_evaluation(self.own.study, plan, steps, message.body)
         model = hashlib.sha256(message.body).hexdigest()
         for name, content in ((chain.ROUNDS, fields["rounds"]), (chain.BOOK, fields["ledger"])):
             shelf.put(name, str(content).encode())

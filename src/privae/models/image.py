@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from privae.models.networks import Decoder
+from privae.models.networks import Decoder, restored
 from privae.models.priors import GaussianClasses
 
 _ROWS = 4096
@@ -131,10 +131,9 @@ class ImageModel:
         decoder = None
         if config["hidden"] is not None:
             size = config["height"] * config["width"]
-            decoder = ResidualDecoder(sum(prior.means.shape), tuple(config["hidden"]), size)
             found = {k.removeprefix("decoder."): v for k, v in state.items() if k.startswith("decoder.")}
-            decoder.load_state_dict(found)
-            decoder.eval()
+            latent, hidden = sum(prior.means.shape), tuple(config["hidden"])
+            decoder = cast("ResidualDecoder", restored(lambda: ResidualDecoder(latent, hidden, size), found))
         return cls(config["height"], config["width"], linear, prior, decoder)
 
     def conditioned(self, latents: Tensor, classes: Tensor) -> Tensor:

@@ -121,7 +121,9 @@ class LatentModel:
         blocks = config["blocks"]
         likelihood = Bernoulli(config["pixels"]) if blocks is None else Categorical(tuple(blocks))
         if config["network"] is not None:
-            network = loaded_network(config["network"], state)
+            return cls(
+                loaded_network(config["network"], state), likelihood, state["weights"], config["latent"]
+            )
         assert network is not None
         found = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
         network.load_state_dict(found)

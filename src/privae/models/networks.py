@@ -1,7 +1,7 @@
 """The networks of every recipe: multilayer perceptrons that encode a record and decode a latent code."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -163,6 +163,23 @@ def perceptron(
             layers.append(nn.LayerNorm(fan_out))
         layers.append(_ACTIVATIONS[activation]())
     return nn.Sequential(*layers)
+
+
+def restored(build: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> nn.Module:
+    """A module with stored weights, ready to evaluate.
+
+    It is built without memory: sizes in a file cost nothing before the file's own weights bear them out.
+    Errors: RuntimeError for other weights than the module has.
+    """
+    with torch.device("meta"):
+        module = build()
+    wanted = module.state_dict()
+    kept = {
+        name: weight.to(wanted[name].dtype, copy=True) if name in wanted else weight
+        for name, weight in weights.items()
+    }
+    module.load_state_dict(kept, assign=True)
+    return module.eval()
 
 
 def initialize(module: nn.Module, generator: torch.Generator) -> None:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from privae.models.networks import Network
+from privae.models.networks import Network, restored
 from privae.models.priors import ProductMixture
 
 UNKNOWN = 1e-6  # probability given to a value that the schema has no cell for
@@ -86,6 +86,7 @@ def onehot(codes: Int[Tensor, "n m"], sizes: Int[Tensor, "m"]) -> Float[Tensor, 
 
 def loaded_network(config: dict[str, Any], state: dict[str, Tensor], prefix: str = "network.") -> Network:
     """A network of these sizes with the weights stored under a prefix, ready to evaluate."""
-    network = Network.from_config(config)
-    network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    return network.eval()
+    weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    made = restored(lambda: Network.from_config(config), weights)
+    assert isinstance(made, Network)
+    return made
