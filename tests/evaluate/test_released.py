@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
 from sklearn.metrics import roc_auc_score
 
 from privae import VAE, files
@@ -211,3 +212,45 @@ def test_a_fit_does_not_follow_a_plan_to_evaluate(model, people, facts) -> None:
     plan = released.planned(model, 1.0, 1e-5, 600)
     with pytest.raises(UsageError, match="plan again"):
         VAE(1.0, 1e-5, 600, schema=facts).fit(people(50), plan=plan)
+
+
+def test_classes_are_told_apart_whatever_they_are_called() -> None:
+    schema = ImageSchema(height=4, width=4, classes=("sick", OTHER))
+    counts = np.repeat([[100.0], [200.0], [1.0]], released._EDGES + 1, 1)
+    found = Evaluated(schema, "", np.arange(float(released._EDGES)), counts, 0.0).figures()
+    amounts = {name: amount["value"] / (released._EDGES + 1) for name, amount in found["records"].items()}
+    assert amounts == {"sick": 100, OTHER: 200, f"{OTHER}*": 1}
+
+
+def test_a_threshold_that_lies_beyond_the_bins_is_not_made_up(facts) -> None:
+    counts = np.zeros((3, released._EDGES + 1))
+    counts[0, 0] = 500.0
+    found = Evaluated(facts, "", np.arange(float(released._EDGES)), counts, 0.0).figures()
+    assert set(found["thresholds"].values()) == {None}
+
+
+def tampered(model: Path, config, weights=None) -> bytes:
+    members = files.read_archive(model)
+    stored, tensors = json.loads(members["model.json"]), load(members["weights.safetensors"])
+    stored["config"] |= config
+    members["weights.safetensors"] = save(tensors | (weights or {}))
+    return files.archive(members | {"model.json": json.dumps(stored).encode()})
+
+
+@pytest.mark.parametrize(
+    ("config", "weights"),
+    [
+        ({"sizes": [5, 3, 3, 500_000_000]}, {}),
+        ({"sizes": [3, 5, 3, 2]}, {}),
+        ({"label": None}, {}),
+        (
+            {"label": 1},
+            {"weights": torch.full((3,), 1 / 3).double(), "log_cells": torch.zeros(3, 3, 10).double()},
+        ),
+        ({}, {"log_cells": torch.zeros(2, 3, 4).double()}),
+        ({}, {"log_cells": torch.zeros(2, 3).double()}),
+    ],
+)
+def test_a_model_of_other_records_than_its_schema_says_is_no_model(model, config, weights) -> None:
+    with pytest.raises(ArtifactError, match=r"m lacks a part|m is a model of other records"):
+        released.load_members(tampered(model, config, weights), "m")

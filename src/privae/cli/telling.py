@@ -132,7 +132,7 @@ def evaluation_text(figures: Mapping[str, Any]) -> str:
 
     def shown(name: str, found: Mapping[str, float] | None) -> tuple[str, str, str]:
         if found is None:
-            return name, "lost in the noise", ""
+            return name, "not to be told", ""
         return name, f"{found['value']:.3f}", f"{found['low']:.3f} to {found['high']:.3f}"
 
     rows = [("figure", "value", "95 %")]
@@ -144,7 +144,7 @@ def evaluation_text(figures: Mapping[str, Any]) -> str:
         rows.append(
             (
                 f"score that {float(share):.0%} are below",
-                "lost in the noise" if found is None else f"{found:g}",
+                "not to be told" if found is None else f"{found:g}",
                 "",
             )
         )

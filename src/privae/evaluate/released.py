@@ -28,6 +28,9 @@ from privae import files
 from privae.data.images import ImageSchema, label_codes
 from privae.data.schema import Schema
 from privae.errors import ArtifactError, PrivacyRefused, UsageError
+from privae.models.latent import LatentModel
+from privae.models.likelihoods import Categorical
+from privae.models.table import TableModel
 from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
@@ -44,7 +47,7 @@ SHARES = (0.01, 0.05, 0.1)
 """Shares of strange records that thresholds are told for."""
 
 _LEVELS = (0.001, 0.003, *SHARES, *(step / 20 for step in range(3, 20)), 0.99)
-_TAIL = (1, 2, 4, 8, 16)  # edges below the lowest level, in distances from it to the median
+_TAIL = (1, 2, 4, 8, 16, 64, 256, 4096)  # edges below the lowest level, in distances from it to the median
 _EDGES = len(_TAIL) + len(_LEVELS)
 _OWN_SAMPLES = 10_000
 _TIMES = 400  # draws of what noise and chance may have done
@@ -59,9 +62,24 @@ def load_members(content: bytes, name: str) -> tuple[Fitted, Plan]:
         if needs_network(members):
             raise UsageError(f"{name} was fitted with a network of one's own, which no plan ships")
         weights = safetensors.torch.load(members["weights.safetensors"])
-        return from_members(members, weights), Plan.loads(members["plan.toml"].decode())
+        fitted, plan = from_members(members, weights), Plan.loads(members["plan.toml"].decode())
     except (KeyError, ValueError, TypeError, RuntimeError, safetensors.SafetensorError):
         raise ArtifactError(f"{name} lacks a part or holds one that does not read; restore a copy") from None
+    if not _belongs(fitted):
+        raise ArtifactError(f"{name} is a model of other records than its schema describes; restore a copy")
+    return fitted, plan
+
+
+def _belongs(fitted: Fitted) -> bool:
+    """Whether a model takes the records of its schema, so that none makes it fail or fill the memory."""
+    if isinstance(fitted, FittedTable):
+        table, sizes = fitted.model, tuple(fitted.codec.sizes.tolist())
+        if isinstance(table, TableModel):
+            return table.sizes == sizes and table.label in (None, fitted.codec.label)
+        return isinstance(table.likelihood, Categorical) and table.likelihood.sizes == sizes
+    model = fitted.model
+    pixels = fitted.schema.height * fitted.schema.width
+    return pixels == (model.likelihood.size if isinstance(model, LatentModel) else model.height * model.width)
 
 
 def planned(model: Path, epsilon: float, delta: float, rows: int | None) -> Plan:
@@ -93,6 +111,16 @@ def class_names(schema: Schema | ImageSchema) -> tuple[str, ...]:
         return ()
     texts = label.texts or tuple(f"bin {place + 1}" for place in range(label.size - int(label.missing)))
     return (*texts, "(missing)") if label.missing else texts
+
+
+def shown_names(schema: Schema | ImageSchema) -> list[str]:
+    """The names under which classes are told, `OTHER` the last; each once, whatever the classes are called."""
+    names: list[str] = []
+    for name in (*class_names(schema), OTHER):
+        while name in names:
+            name += "*"
+        names.append(name)
+    return names
 
 
 @dataclass(frozen=True)
@@ -252,7 +280,7 @@ class Evaluated:
         class from the others, where there are two or more: 1 where every record of the class is the stranger one.
         Edges: None where the noise drowns the records.
         """
-        names, every = [*class_names(self.schema), OTHER], [self.counts.sum(0)]
+        names, every = shown_names(self.schema), [self.counts.sum(0)]
         with np.errstate(divide="ignore", invalid="ignore"):
             both = self.counts, self._draws()
             stranger = {
@@ -286,7 +314,7 @@ class Evaluated:
         """All of it as JSON: figures, counts, plan, guarantee, ledger, and who took part."""
         made = {
             "model": self.model,
-            "classes": [*class_names(self.schema), OTHER],
+            "classes": shown_names(self.schema),
             "edges": self.edges.tolist(),
             "counts": self.counts.tolist(),
             "noise_std": self.std,
@@ -321,7 +349,8 @@ class Evaluated:
         """A figure and its interval, from its value and its draws; None unless the rows that it rests on are enough."""
         if not all(self._enough(row) for row in rows):
             return None
-        values = np.clip([found[0], *np.nanquantile(found[1], [0.025, 0.975])], 0, 1)
+        ends = np.nanquantile(found[1], [0.025, 0.975])
+        values = np.clip([found[0], min(ends[0], found[0]), max(ends[1], found[0])], 0, 1)
         return {
             name: round(float(value), 4) for name, value in zip(("value", "low", "high"), values, strict=True)
         }
@@ -332,6 +361,8 @@ class Evaluated:
         if not self._enough(row):
             return None
         below = np.maximum.accumulate(row.cumsum()[:-1] / row.sum())
+        if not below[0] <= share <= below[-1]:
+            return None
         return round(float(np.interp(share, below, self.edges)), 6)
 
 

@@ -121,9 +121,10 @@ class LatentModel:
         blocks = config["blocks"]
         likelihood = Bernoulli(config["pixels"]) if blocks is None else Categorical(tuple(blocks))
         if config["network"] is not None:
-            return cls(
-                loaded_network(config["network"], state), likelihood, state["weights"], config["latent"]
-            )
+            own = loaded_network(config["network"], state)
+            if (own.config.inputs, own.config.latent) != (likelihood.size, config["latent"]):
+                raise ValueError("a network of other sizes than its model")
+            return cls(own, likelihood, state["weights"], own.config.latent)
         assert network is not None
         found = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
         network.load_state_dict(found)

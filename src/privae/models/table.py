@@ -74,7 +74,13 @@ class TableModel:
         sizes, label = tuple(config["sizes"]), config["label"]
         inside = torch.tensor([size for i, size in enumerate(sizes) if i != label])
         mixture = ProductMixture(state["weights"], state["log_cells"], inside)
-        return cls(mixture, loaded_network(config["network"], state), sizes, label)
+        network, classes = loaded_network(config["network"], state), 1 if label is None else sizes[label]
+        c, _, cells = mixture.log_cells.shape
+        if (c, len(mixture.weights), cells) != (classes, classes, int(inside.sum())):
+            raise ValueError("a mixture of other classes or cells than its table has")
+        if network.config.inputs != sum(sizes):
+            raise ValueError("a network of other inputs than its table has cells")
+        return cls(mixture, network, sizes, label)
 
 
 def onehot(codes: Int[Tensor, "n m"], sizes: Int[Tensor, "m"]) -> Float[Tensor, "n d"]:
