@@ -192,11 +192,10 @@ def members_of(content: bytes, path: str) -> dict[str, bytes]:
                 zipfile.ZIP_STORED,
                 zipfile.ZIP_DEFLATED,
             }
-            # these two are unpacked no further than the size that is stated
             said = sum(info.file_size for info in archive.infolist())
             if not known or said > max(_ROOM, _EXPANDED * len(content)):
                 raise ArtifactError(f"{path} says that it holds far more than it can; do not trust it")
-            members = {info.filename: archive.read(info) for info in archive.infolist()}
+            members = {info.filename: _unpacked(archive, info) for info in archive.infolist()}
         manifest: dict[str, Any] = json.loads(members.pop("manifest.json"))
         form, hashes = manifest["format"], manifest["sha256"]
     except (zipfile.BadZipFile, KeyError, ValueError, NotImplementedError, EOFError, OSError, RuntimeError):
@@ -216,6 +215,12 @@ def members_of(content: bytes, path: str) -> dict[str, bytes]:
             f"{path} was changed after it was written: its hashes do not match; restore a copy"
         )
     return members
+
+
+def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """A member, unpacked no further than the size that it states."""
+    with archive.open(info) as file:
+        return b"".join(iter(lambda: file.read(min(_CHUNK, info.file_size + 1)), b""))
 
 
 def remove_remains(path: Path) -> None:

@@ -277,6 +277,11 @@ def _not_covered(plan: Plan) -> tuple[str, ...]:
         items.append("the code and the first weights of a network of your own")
     if plan.strict:
         items.append("strict: that the fit was not refused says that every value fitted the schema")
+    if plan.recipe == "evaluation":
+        items.append(
+            "how long scoring takes: a model that was made to do so may be slower on some records; evaluate models "
+            "that you fitted, or know who did"
+        )
     kinds = {phase.precision for phase in plan.phases if phase.kind == "gradients"}
     if "float32" in kinds:
         items.append("floating-point summation of gradients in float32")

@@ -11,6 +11,8 @@ from privae.errors import ArtifactError, PrivacyRefused, UsageError
 from privae.evaluate import released
 from privae.federated import EVALUATED, chain
 from privae.federated.study import Terms
+from privae.privacy.ledger import Charge, Ledger
+from privae.privacy.mechanism import Event
 from privae.privacy.noise import NoiseSource
 from privae.recipes.phases import Run
 from privae.training.watch import Silent
@@ -90,6 +92,13 @@ def changed(field, value):
     return change
 
 
+def cheaper(said):
+    """Another ledger, whole in itself."""
+    other = Ledger.fresh(1e-5)
+    other.spend([Charge("0" * 64, "0" * 64, "scores", Event(50.0))])
+    said["ledger"] = other.dumps()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -101,6 +110,7 @@ def changed(field, value):
         changed(["guarantee", "epsilon"], 0.1),
         changed(["federation", "sites_a_person"], 4),
         changed(["counts"], [[1.0]]),
+        cheaper,
         changed(["counts"], "many"),
         lambda said: said.pop("figures"),
     ],
@@ -147,7 +157,7 @@ def test_a_plan_and_a_model_that_do_not_belong_together_are_told_apart(
     assert agreed.study(*keys).schema_of.hash == VAE.load(tmp_path / "m.privae").fitted_.schema.hash
     with pytest.raises(UsageError, match="privae plan MODEL"):
         agreed.model_copy(update={"model": None, "schema_file": "facts"}).study(*keys)
-    with pytest.raises(UsageError, match="names no schema"):
+    with pytest.raises(UsageError, match="one of the two"):
         agreed.model_copy(update={"model": None}).schema_of()
     VAE(2.0, 1e-5, 600, schema=facts).plan().save(tmp_path / "plan.toml")
     with pytest.raises(UsageError, match="privae plan MODEL"):
@@ -190,7 +200,7 @@ def test_an_evaluation_is_typed_from_plan_to_ledger(terms, people, tmp_path, mon
     told = typed("federated", "simulate", "study.toml", "--data", "held.csv", "-o", "again").out
     assert "AUC of strangeness, True" in told
     assert "signed by 4 of 4" in typed("ledger", "verify", "out/ledger").out
-    for words in (("--strict",), ("--classes", "3"), ("--fidelity",)):
+    for words in (("--strict",), ("--classes", "3"), ("--fidelity",), ("--local-steps", "3")):
         told = typed("plan", "m.privae", "--epsilon", "1", *words, code=UsageError.exit_code).err
         assert f"leave out {words[0]}" in told
     assert "--epsilon has no default" in typed("plan", "m.privae", code=UsageError.exit_code).err

@@ -250,7 +250,7 @@ def test_noise_of_all_sites_together_is_the_central_one_and_what_dropouts_cost(r
         study = named.study({n: n for n in named.sites}, "b")
         assert study.cost == pytest.approx(cost)
         share = study.shared(study.circles(0)[0], 1.0)
-        wire = Wire.of(40_000, 0.7, share)
+        wire = Wire.of(40_000, 0.7, study)
         ask = Sum("p", 0, (wire,), 8, np.zeros(40_000, np.int64))
         total = sum(noised(ask, share, NoiseSource(bytes([k]) * 32)) for k in range(4)) / wire.scale
         assert total.std() == pytest.approx(0.7 * cost, rel=0.02)

@@ -78,12 +78,12 @@ class Request:
         """The plan that the options ask for: of a fit, or, where the source is a model, of its evaluation."""
         if self.source.suffix.lower() != ".privae":
             return self.planned(self.facts(), watch)[1]
-        given = ("schema", "classes", "recipe", "fidelity")
-        for name in (
-            *(one for one in given if getattr(self, one) is not None),
-            *(["strict"] if self.strict else []),
-        ):
-            raise UsageError(f"a model says everything about its records; leave out --{name}")
+        options = ("schema", "classes", "recipe", "fidelity")
+        given = {name: getattr(self, name) for name in options} | {"strict": self.strict or None}
+        given |= dict(zip(("share", "local-steps"), self.between, strict=True))
+        wrong = next((name for name, value in given.items() if value is not None), None)
+        if wrong is not None:
+            raise UsageError(f"a model says everything about its records; leave out --{wrong}")
         return released.planned(self.source, _stated(self.epsilon), delta_of(self.delta), self.rows)
 
     def planned(self, facts: Schema | ImageSchema, watch: Watch) -> tuple[VAE, Plan]:

@@ -51,7 +51,8 @@ def verdict(plan: Plan) -> str:
     if plan.rows is None:
         return f"can it work: from {need} on; declare --rows to be told"
     if plan.rows < plan.rows_needed:
-        return f"can it work: hardly: it needs {need}, and noise will dominate; raise epsilon, or declare fewer bins"
+        instead = "evaluate more" if plan.recipe == "evaluation" else "declare fewer bins"
+        return f"can it work: hardly: it needs {need}, and noise will dominate; raise epsilon, or {instead}"
     return f"can it work: yes; it needs {need}"
 
 
@@ -130,10 +131,10 @@ def federation_text(facts: Mapping[str, Any]) -> str:
 def evaluation_text(figures: Mapping[str, Any]) -> str:
     """What noisy counts of scores say of a model, with 95 % intervals over noise and chance."""
 
-    def shown(name: str, found: Mapping[str, float] | None) -> tuple[str, str, str]:
+    def shown(name: str, found: Mapping[str, float] | None, how: str = ".3f") -> tuple[str, str, str]:
         if found is None:
             return name, "not to be told", ""
-        return name, f"{found['value']:.3f}", f"{found['low']:.3f} to {found['high']:.3f}"
+        return name, f"{found['value']:{how}}", f"{found['low']:{how}} to {found['high']:{how}}"
 
     rows = [("figure", "value", "95 %")]
     for name, found in figures["records"].items():
@@ -141,13 +142,7 @@ def evaluation_text(figures: Mapping[str, Any]) -> str:
     for share, found in figures["stranger_than_own"].items():
         rows.append(shown(f"stranger than {1 - float(share):.0%} of the model's own samples", found))
     for share, found in figures["thresholds"].items():
-        rows.append(
-            (
-                f"score that {float(share):.0%} are below",
-                "not to be told" if found is None else f"{found:g}",
-                "",
-            )
-        )
+        rows.append(shown(f"score that {float(share):.0%} are below", found, "g"))
     rows += [shown(f"AUC of strangeness, {name}", found) for name, found in figures["auc"].items()]
     return aligned(rows)
 

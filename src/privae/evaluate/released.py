@@ -23,6 +23,7 @@ import pandas as pd
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from privae import files
 from privae.data.images import ImageSchema, label_codes
@@ -51,6 +52,7 @@ _TAIL = (1, 2, 4, 8, 16, 64, 256, 4096)  # edges below the lowest level, in dist
 _EDGES = len(_TAIL) + len(_LEVELS)
 _OWN_SAMPLES = 10_000
 _TIMES = 400  # draws of what noise and chance may have done
+_CROWD = 0.01
 _EVERY = 500  # records between steps of a progress bar
 _SURE = 4.0  # standard deviations of noise that a number of records has to pass
 
@@ -90,6 +92,7 @@ def planned(model: Path, epsilon: float, delta: float, rows: int | None) -> Plan
     content = read(model)
     fitted, _ = load_members(content, str(model))
     budget = Budget(epsilon, delta, rows)
+    _ascending({"edges": torch.from_numpy(edges_of(fitted))})  # a model without scores is told now
     recipe = Evaluation(fitted.schema, hashlib.sha256(content).hexdigest())
     return plan_of(recipe.draft(budget), budget, fitted.schema.hash, files.code_version())
 
@@ -163,12 +166,11 @@ class Evaluation:
 
     def check(self, data: Any, labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ANN401, ARG002
         """Refuse, before anything is charged, images of another form, or without labels where classes are."""
-        if isinstance(self.schema, Schema):
-            return
-        if data.ndim != 3 or data.shape[1:] != (self.schema.height, self.schema.width):
-            raise UsageError(f"images must be uint8 [n, {self.schema.height}, {self.schema.width}]")
-        if class_names(self.schema) and (labels is None or len(labels) != len(data)):
-            raise UsageError("classes are declared: there must be one label an image")
+        if isinstance(self.schema, ImageSchema):
+            if data.ndim != 3 or data.shape[1:] != (self.schema.height, self.schema.width):
+                raise UsageError(f"images must be uint8 [n, {self.schema.height}, {self.schema.width}]")
+            if class_names(self.schema) and (labels is None or len(labels) != len(data)):
+                raise UsageError("classes are declared: there must be one label an image")
 
     def fit(self, run: Run, data: Any, labels: NDArray[Any] | None = None) -> "Evaluated":  # noqa: ANN401
         """Score the records one by one, and release how many fall into each cell."""
@@ -186,9 +188,7 @@ class Evaluation:
 
     def _model(self) -> dict[str, torch.Tensor]:
         if self.content is None:
-            raise UsageError(
-                'the model to evaluate is not at hand; name it in the study: model = "MODEL.privae"'
-            )
+            raise UsageError("the model to evaluate is not at hand; name it in the study: model = ...")
         return {"model": torch.from_numpy(np.frombuffer(self.content, np.uint8).copy())}
 
     def _fitted(self, told: Mapping[str, torch.Tensor]) -> Fitted:
@@ -203,8 +203,10 @@ class Evaluation:
 
 
 def _ascending(told: Mapping[str, torch.Tensor]) -> Floats:
-    edges = told["edges"].double().numpy() if "edges" in told else np.empty(0)
-    if edges.shape != (_EDGES,) or not np.isfinite(edges).all() or (np.diff(edges) < 0).any():
+    found = told.get("edges", torch.empty(0))
+    # the shape first: more than that would be made wide for nothing
+    edges = found.double().numpy() if found.shape == (_EDGES,) else np.full(1, np.nan)
+    if not np.isfinite(edges).all() or (np.diff(edges) < 0).any():
         raise ArtifactError("the edges of the scores are none: they are finite numbers that ascend")
     return edges
 
@@ -223,11 +225,7 @@ def _own_scores(fitted: Fitted) -> Floats:
     return fitted.score(fitted.sample(_OWN_SAMPLES, 0)[0])
 
 
-def _scores(
-    fitted: Fitted,
-    data: Any,  # noqa: ANN401
-    labels: NDArray[Any] | None,
-) -> tuple[NDArray[np.int64], Iterator[float]]:
+def _scores(fitted: Fitted, data: Any, labels: Any) -> tuple[NDArray[np.int64], Iterator[float]]:  # noqa: ANN401
     """Class codes [n], and each record's score, computed by itself; a table's label plays no part in it."""
     names = class_names(fitted.schema)
     if isinstance(fitted, FittedTable):
@@ -277,24 +275,23 @@ class Evaluated:
 
         records: how many, by class. stranger_than_own: the share that is stranger than all but so many of the model's
         own samples. thresholds: the score below which so many of the records lie. auc: how well the score tells a
-        class from the others, where there are two or more: 1 where every record of the class is the stranger one.
-        Edges: None where the noise drowns the records.
+        class from the other declared ones, where there are two or more: 1 where all of it is the stranger.
+        Edges: None where the noise drowns the records, or a threshold may lie beyond the bins.
         """
-        names, every = shown_names(self.schema), [self.counts.sum(0)]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            both = self.counts, self._draws()
-            stranger = {
-                str(share): self._interval([_below(h, _place(share)) for h in both], every)
-                for share in SHARES
-            }
-            found = {
-                name: self._interval([_auc(h, c) for h in both], [self.counts[c], every[0] - self.counts[c]])
-                for c, name in enumerate(names[:-1])
-            }
+        names, draws, total = shown_names(self.schema), self._draws(), self.counts.sum(0)
+        known, drawn = self.counts[:-1].sum(0), draws[:, :-1].sum(1)
+        every, found = draws.sum(1), {}
+        for name, one, ones in zip(names, self.counts, draws.swapaxes(0, 1), strict=True):
+            values = _auc(one, known - one), _auc(ones, drawn - ones)
+            found[name] = self._interval(*values, (one, known - one), _crowded(one, known - one))
+        found.pop(names[-1])
+        thresholds = _thresholds(np.vstack([total, every]), self.edges)
         return {
             "records": {n: self._amount(h) for n, h in zip(names, self.counts, strict=True)},
-            "stranger_than_own": stranger,
-            "thresholds": {str(share): self._threshold(share) for share in SHARES},
+            "stranger_than_own": {
+                str(s): self._interval(_below(total, s), _below(every, s), (total,)) for s in SHARES
+            },
+            "thresholds": {str(s): self._within(t, total) for s, t in zip(SHARES, thresholds, strict=True)},
             "auc": found if len(found) > 1 else {},
         }
 
@@ -327,13 +324,14 @@ class Evaluated:
         return json.dumps(made, indent=1, allow_nan=False).encode()
 
     def _draws(self) -> Floats:
-        """What other records of the same population and other noise might have given, [times, classes + 1, bins]."""
-        rng = np.random.default_rng(0)
-        chance = rng.poisson(np.maximum(self.counts, 0.0), (_TIMES, *self.counts.shape)) - np.maximum(
-            self.counts, 0.0
-        )
-        noise = rng.normal(0.0, self.std, chance.shape)
-        made: Floats = self.counts + chance + noise
+        """What other records of the same population and other noise might have given, [times, classes + 1, bins].
+
+        The same everywhere, up to the last digits: uniform numbers from a hash, not from a library's generator.
+        """
+        shape = (_TIMES, *self.counts.shape)
+        bits = np.frombuffer(hashlib.shake_256(b"draws").digest(8 * math.prod(shape)), "<u8")
+        normal = ndtri(((bits >> np.uint64(11)) + 0.5) / 2.0**53).reshape(shape)
+        made: Floats = self.counts + np.sqrt(np.maximum(self.counts, 0.0) + self.std**2) * normal
         return made
 
     def _amount(self, row: Floats) -> dict[str, float]:
@@ -345,46 +343,57 @@ class Evaluated:
     def _enough(self, row: Floats) -> bool:
         return bool(row.sum() > max(_SURE * self.std * math.sqrt(row.size), 0.0))
 
-    def _interval(self, found: Sequence[Floats], rows: Sequence[Floats]) -> dict[str, float] | None:
-        """A figure and its interval, from its value and its draws; None unless the rows that it rests on are enough."""
+    def _interval(
+        self, value: Floats, draws: Floats, rows: Sequence[Floats], crowded: float = 0.0
+    ) -> dict[str, float] | None:
+        """A share and its interval; None unless the rows that it rests on are enough. crowded: how far ties may err."""
         if not all(self._enough(row) for row in rows):
             return None
-        ends = np.nanquantile(found[1], [0.025, 0.975])
-        values = np.clip([found[0], min(ends[0], found[0]), max(ends[1], found[0])], 0, 1)
-        return {
-            name: round(float(value), 4) for name, value in zip(("value", "low", "high"), values, strict=True)
-        }
+        low, high = np.nanquantile(draws, [0.025, 0.975])
+        ends = np.clip([value, min(low, value) - crowded, max(high, value) + crowded], 0.0, 1.0)
+        return dict(zip(("value", "low", "high"), ends.round(4).tolist(), strict=True))
 
-    def _threshold(self, share: float) -> float | None:
-        """The score below which this share of the records lies; between edges, in proportion."""
-        row = self.counts.sum(0)
-        if not self._enough(row):
+    def _within(self, found: Floats, row: Floats) -> dict[str, float] | None:
+        """A threshold and its interval, unless it may lie beyond the bins."""
+        low, high = np.quantile(found[1:], [0.025, 0.975])
+        if not self._enough(row) or low <= self.edges[0] or high >= self.edges[-1]:
             return None
-        below = np.maximum.accumulate(row.cumsum()[:-1] / row.sum())
-        if not below[0] <= share <= below[-1]:
-            return None
-        return round(float(np.interp(share, below, self.edges)), 6)
+        ends = found[0], min(low, found[0]), max(high, found[0])
+        return {name: round(float(v), 6) for name, v in zip(("value", "low", "high"), ends, strict=True)}
 
 
-def _place(share: float) -> int:
-    """The first bin that is not below this quantile of the model's own scores."""
-    return len(_TAIL) + _LEVELS.index(share) + 1
-
-
-def _below(counts: Floats, place: int) -> Floats:
-    """Share of all records in the bins before a place: [..., classes, bins] -> [...]."""
-    row = counts.sum(-2)
-    found: Floats = row[..., :place].sum(-1) / row.sum(-1)
+def _below(rows: Floats, share: float) -> Floats:
+    """Share of records below this quantile of the model's own scores: [..., bins] -> [...]."""
+    place = len(_TAIL) + _LEVELS.index(share) + 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Floats = rows[..., :place].sum(-1) / rows.sum(-1)
     return found
 
 
-def _auc(counts: Floats, place: int) -> Floats:
-    """P(a record of this class scores lower than one of the others), ties halved: [..., classes, bins] -> [...].
+def _thresholds(rows: Floats, edges: Floats) -> Floats:
+    """The scores that `SHARES` of the records are below: [n, bins] -> [shares, n]; between edges, in proportion.
+
+    Noise makes shares fall where they should rise: the mean of what they rise to from below and from above is taken.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        below = np.nan_to_num(rows.cumsum(1)[:, :-1] / rows.sum(1, keepdims=True))
+    up, down = np.maximum.accumulate(below, 1), np.minimum.accumulate(below[:, ::-1], 1)[:, ::-1]
+    return np.array([[np.interp(share, row, edges) for row in (up + down) / 2] for share in SHARES])
+
+
+def _auc(one: Floats, rest: Floats) -> Floats:
+    """P(a record of one class scores lower than one of the rest), ties halved: [..., bins], [..., bins] -> [...].
 
     Bilinear in the counts, whose noise is independent, so noise adds next to no bias.
     """
-    one = counts[..., place, :]
-    rest = counts.sum(-2) - one
     above = np.flip(np.flip(rest, -1).cumsum(-1), -1) - rest / 2
-    found: Floats = (one * above).sum(-1) / (one.sum(-1) * rest.sum(-1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Floats = (one * above).sum(-1) / (one.sum(-1) * rest.sum(-1))
     return found
+
+
+def _crowded(one: Floats, rest: Floats) -> float:
+    """Half the share of pairs that fall into one bin, of bins with more than a hundredth: ties say nothing of these."""
+    pairs = float(one.sum() * rest.sum())
+    ties = np.maximum(one, 0.0) * np.maximum(rest, 0.0) / (pairs or 1.0)
+    return float(ties[ties > _CROWD].sum()) / 2

@@ -147,8 +147,9 @@ def promised(plan: Plan, facts: Mapping[str, Any]) -> Guarantee:
     return replace(promise, not_covered=(*facts["not_covered"], *promise.not_covered))
 
 
-def check_evaluation(study: Study, plan: Plan, steps: Sequence[Step], content: bytes) -> None:
+def check_evaluation(study: Study, plan: Plan, rounds: tuple[Sequence[Step], Ledger], content: bytes) -> None:
     """Refuse an evaluation that does not follow from what all were told, whoever wrote it. Errors: ArtifactError."""
+    steps, book = rounds
     try:
         said = json.loads(content)
         found, ledger = Evaluated.parse(study.schema_of, said), Ledger.parse(said["ledger"])
@@ -160,6 +161,8 @@ def check_evaluation(study: Study, plan: Plan, steps: Sequence[Step], content: b
     parts = integers.tobytes(), tensors_to_bytes({"edges": torch.from_numpy(found.edges)})
     if [hashlib.sha256(part).hexdigest() for part in parts] != [told[PHASE].content, told["edges"].content]:
         raise ArtifactError("the counts or edges of the evaluation are not those that all were told")
+    if [entry.hash for entry in ledger.entries] != [entry.hash for entry in book.entries]:
+        raise ArtifactError("the ledger in the evaluation is not that of the study")
     facts = study.facts(plan, head_of(steps))
     deviation = plan.phases[0].mechanism().std * study.cost
     again = replace(found, std=deviation, model=str(plan.settings["model"]))
@@ -304,11 +307,11 @@ def verify(folder: Path) -> Verified:
         for entry in ledger.entries
     }
     over = _signers(study, ended(study, head_of(steps), ledger.head, model), ends_of)
-    _check_beside(folder.parent / result_of(plan), model, (study, plan, steps))
+    _check_beside(folder.parent / result_of(plan), model, (study, plan, (steps, ledger)))
     return Verified(study, plan, ledger, tuple(steps), signed, tuple(over))
 
 
-def _check_beside(path: Path, signed: str, of: tuple[Study, Plan, Sequence[Step]]) -> None:
+def _check_beside(path: Path, signed: str, of: tuple[Study, Plan, Any]) -> None:
     """Hold what a study ended with, where it lies beside its ledger, against what was signed. Errors: ArtifactError."""
     if not path.is_file():
         return

@@ -138,7 +138,7 @@ class Site:
         ledger = Ledger.parse(str(fields.get("ledger")))
         plan = self._check_end(steps, ledger)
         if plan.recipe == RECIPE:
-            chain.check_evaluation(self.own.study, plan, steps, message.body)
+            chain.check_evaluation(self.own.study, plan, (steps, ledger), message.body)
         model = hashlib.sha256(message.body).hexdigest()
         for name, content in ((chain.ROUNDS, fields["rounds"]), (chain.BOOK, fields["ledger"])):
             shelf.put(name, str(content).encode())

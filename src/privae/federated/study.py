@@ -150,9 +150,9 @@ class Study(BaseModel):
         lines = [
             "a person with records at several sites: the guarantee is for one record at one site"
             if self.sites_a_person == 1
-            else f"a person with records at {self.sites_a_person} sites, for whom federation.json has an epsilon of "
-            "their own, or at more sites, or with several at one",
-            f"{hidden}: federation.json says what is left"
+            else f"a person with records at {self.sites_a_person} sites, who has an epsilon of their own beside this "
+            "one, or at more sites, or with several at one",
+            f"{hidden}: epsilon is told for each number of them"
             if self.masking
             else "that sums of one site are seen, noised",
             "sites that send wrong numbers: clipping bounds what one record does, not what a site does",
@@ -329,11 +329,11 @@ class Terms(BaseModel):
     def schema_of(self) -> Schema | ImageSchema:
         """The schema that it names, or that of the model. Errors: UsageError, ArtifactError."""
         content = self.evaluated()
+        if (self.schema_file is None) == (content is None):
+            raise UsageError("a study names a schema, or else a model to evaluate: one of the two")
         if content is not None:
             return released.load_members(content, str(self.model))[0].schema
-        if self.schema_file is None:
-            raise UsageError("the study names no schema; or, to evaluate a model, no model")
-        return declared(self.folder / self.schema_file)
+        return declared(self.folder / str(self.schema_file))
 
     def study(self, publics: Mapping[str, str], coordinator: str) -> Study:
         """What all places agree on. Errors: UsageError for what does not go together; PrivacyRefused."""

@@ -55,7 +55,7 @@ def group_epsilon(events: Sequence[Event], delta: float, size: int) -> float:
 
     Guarantee: as `epsilon`. Gaussians have size times the mu. A Poisson-subsampled Gaussian of which a batch holds
         j of the records with binomial probability is dominated by the mixture of Gaussians with means 0 to size.
-    Edges: as `epsilon`; inf where the privacy loss distribution fails.
+    Edges: as `epsilon`; where the privacy loss distribution fails, as if nothing were subsampled.
     Source: Ganesh 2024, arXiv:2401.10294, Theorem 3.1.
 
     >>> group_epsilon([Event(3.7306)], 1e-5, 2) > 2
@@ -224,8 +224,9 @@ def _evaluated(
         value = math.nan
     if 0 <= value < math.inf:
         return value, "PLD"
-    if size > 1:
-        return math.inf, "PLD"
+    if size > 1:  # as if every batch held all of them
+        whole = [replace(event, sampling_rate=1.0) for event in real]
+        return _gaussian_epsilon(size * _mu(whole, relation), delta), "exact Gaussian"
     return min(renyi_to_epsilon(renyi(real, order, relation), order, delta) for order in _ORDERS), "RDP"
 
 
