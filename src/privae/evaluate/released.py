@@ -354,11 +354,12 @@ class Evaluated:
         return dict(zip(("value", "low", "high"), ends.round(4).tolist(), strict=True))
 
     def _within(self, found: Floats, row: Floats) -> dict[str, float] | None:
-        """A threshold and its interval, unless it may lie beyond the bins."""
+        """A threshold, and its interval as far as the edges around it; unless it may lie beyond the bins."""
         low, high = np.quantile(found[1:], [0.025, 0.975])
         if not self._enough(row) or low <= self.edges[0] or high >= self.edges[-1]:
             return None
-        ends = found[0], min(low, found[0]), max(high, found[0])
+        under = self.edges[np.searchsorted(self.edges, min(low, found[0]), side="right") - 1]
+        ends = found[0], under, self.edges[np.searchsorted(self.edges, max(high, found[0]))]
         return {name: round(float(v), 6) for name, v in zip(("value", "low", "high"), ends, strict=True)}
 
 
