@@ -117,7 +117,7 @@ def differing(path: Path, records: Any) -> int:
     together, _ = by_sites(path, few, math.inf)
     plan, fitted = (
         released.planned(path, math.inf, DELTA, 1_000),
-        released.load_members(path.read_bytes(), "m")[0],
+        released.load_members(path.read_bytes(), "m"),
     )
     run = Run(plan, lambda *_: None, NoiseSource(), Silent())
     alone = Evaluation.of(fitted.schema, plan, path.read_bytes()).fit(run, *few)

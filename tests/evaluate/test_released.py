@@ -37,7 +37,7 @@ def model(tiny, facts, people, tmp_path_factory) -> Path:
 
 def evaluated(model: Path, epsilon: float, x, y=None, ledger=None) -> Evaluated:
     plan = released.planned(model, epsilon, 1e-5, 600)
-    fitted, _ = released.load_members(model.read_bytes(), "m")
+    fitted = released.load_members(model.read_bytes(), "m")
     recipe = Evaluation.of(fitted.schema, plan, model.read_bytes())
     noise = NoiseSource()
     books = Books(plan, noise, Places(ledger))
@@ -142,7 +142,7 @@ def run_of(plan: Plan, told=None) -> Run:
 )
 def test_edges_that_are_none_are_refused(model, people, bad) -> None:
     plan = released.planned(model, 1.0, 1e-5, 600)
-    fitted, _ = released.load_members(model.read_bytes(), "m")
+    fitted = released.load_members(model.read_bytes(), "m")
     recipe = Evaluation.of(fitted.schema, plan, model.read_bytes())
 
     def told(name, made):
@@ -157,7 +157,7 @@ def test_edges_that_are_none_are_refused(model, people, bad) -> None:
 
 def test_a_model_that_fails_on_a_record_tells_nobody_so(model, people, monkeypatch) -> None:
     frame = people(50)
-    fitted, _ = released.load_members(model.read_bytes(), "m")
+    fitted = released.load_members(model.read_bytes(), "m")
     true = type(fitted).score_codes
 
     def failing(self, codes):

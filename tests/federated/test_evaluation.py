@@ -140,6 +140,17 @@ def test_nobody_signs_or_verifies_an_evaluation_that_does_not_follow_from_the_ro
         chain.verify(tmp_path / "out" / "ledger")
 
 
+def test_rounds_that_tell_of_no_edges_prove_no_evaluation(terms, people) -> None:
+    agreed = terms()
+    made = simulate(
+        agreed, parted((people(200), None), tuple("abcd"), "even", agreed.schema_of())
+    ).coordinator
+    rounds = [step for step in made.steps if step.phase != "edges"], made.account.ledger
+    for content in (made.model, b"[" * 100_000):
+        with pytest.raises(ArtifactError, match="does not read"):
+            chain.check_evaluation(made.study, made.plan, rounds, content)
+
+
 def test_a_result_beside_its_ledger_is_the_one_that_was_signed(terms, people, tmp_path) -> None:
     agreed = terms()
     simulate(agreed, parted((people(200), None), tuple("abcd"), "even", agreed.schema_of()), tmp_path / "out")

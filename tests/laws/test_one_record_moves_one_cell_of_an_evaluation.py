@@ -39,7 +39,7 @@ def models(tiny, facts, people, pictures, tmp_path_factory):
 @pytest.mark.parametrize("kind", ["table", "table by gradients", "images", "images by gradients"])
 def test_without_a_record_one_count_is_one_less(models, kind) -> None:
     path, records, labels = models[kind]
-    fitted, _ = released.load_members(path.read_bytes(), kind)
+    fitted = released.load_members(path.read_bytes(), kind)
     plan = released.planned(path, INF, 1e-5, 60)
     _, scores = released._scores(fitted, records, labels)
     ascending = np.sort(np.fromiter(scores, float))

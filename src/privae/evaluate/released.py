@@ -29,9 +29,6 @@ from privae import files
 from privae.data.images import ImageSchema, label_codes
 from privae.data.schema import Schema
 from privae.errors import ArtifactError, PrivacyRefused, UsageError
-from privae.models.latent import LatentModel
-from privae.models.likelihoods import Categorical
-from privae.models.table import TableModel
 from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
@@ -57,31 +54,15 @@ _EVERY = 500  # records between steps of a progress bar
 _SURE = 4.0  # standard deviations of noise that a number of records has to pass
 
 
-def load_members(content: bytes, name: str) -> tuple[Fitted, Plan]:
-    """The model in the bytes of a model file, and its plan. Errors: ArtifactError, UsageError; both name `name`."""
+def load_members(content: bytes, name: str) -> Fitted:
+    """The model in the bytes of a model file. Errors: ArtifactError, UsageError; both name `name`."""
     members = files.members_of(content, name)
     try:
         if needs_network(members):
             raise UsageError(f"{name} was fitted with a network of one's own, which no plan ships")
-        weights = safetensors.torch.load(members["weights.safetensors"])
-        fitted, plan = from_members(members, weights), Plan.loads(members["plan.toml"].decode())
+        return from_members(members, safetensors.torch.load(members["weights.safetensors"]))
     except (KeyError, ValueError, TypeError, RuntimeError, safetensors.SafetensorError):
         raise ArtifactError(f"{name} lacks a part or holds one that does not read; restore a copy") from None
-    if not _belongs(fitted):
-        raise ArtifactError(f"{name} is a model of other records than its schema describes; restore a copy")
-    return fitted, plan
-
-
-def _belongs(fitted: Fitted) -> bool:
-    """Whether a model takes the records of its schema, so that none makes it fail or fill the memory."""
-    if isinstance(fitted, FittedTable):
-        table, sizes = fitted.model, tuple(fitted.codec.sizes.tolist())
-        if isinstance(table, TableModel):
-            return table.sizes == sizes and table.label in (None, fitted.codec.label)
-        return isinstance(table.likelihood, Categorical) and table.likelihood.sizes == sizes
-    model = fitted.model
-    pixels = fitted.schema.height * fitted.schema.width
-    return pixels == (model.likelihood.size if isinstance(model, LatentModel) else model.height * model.width)
 
 
 def planned(model: Path, epsilon: float, delta: float, rows: int | None) -> Plan:
@@ -90,7 +71,7 @@ def planned(model: Path, epsilon: float, delta: float, rows: int | None) -> Plan
     rows: roughly how many records there will be. Errors: UsageError, ArtifactError.
     """
     content = read(model)
-    fitted, _ = load_members(content, str(model))
+    fitted = load_members(content, str(model))
     budget = Budget(epsilon, delta, rows)
     _ascending({"edges": torch.from_numpy(edges_of(fitted))})  # a model without scores is told now
     recipe = Evaluation(fitted.schema, hashlib.sha256(content).hexdigest())
@@ -196,7 +177,7 @@ class Evaluation:
         content = told["model"].numpy().tobytes() if "model" in told else b""
         if hashlib.sha256(content).hexdigest() != self.digest:
             raise ArtifactError("the model to evaluate is not the one that the plan names by its hash")
-        fitted, _ = load_members(content, "the model")
+        fitted = load_members(content, "the model")
         if fitted.schema.hash != self.schema.hash:
             raise ArtifactError("the model to evaluate has another schema than was agreed on")
         return fitted
@@ -213,16 +194,11 @@ def _ascending(told: Mapping[str, torch.Tensor]) -> Floats:
 
 def edges_of(fitted: Fitted) -> Floats:
     """The edges of the bins of scores: levels of the model's own samples, and a tail below them; ascending."""
-    own = _own_scores(fitted)
+    without_label: Any = pd.DataFrame()
+    own = fitted.sampled_scores(_OWN_SAMPLES, without_label)
     levels = np.quantile(own, _LEVELS)
     wide = np.median(own) - levels[0]
     return np.concatenate([levels[0] - wide * np.array(_TAIL[::-1]), levels])
-
-
-def _own_scores(fitted: Fitted) -> Floats:
-    if isinstance(fitted, FittedTable):
-        return fitted.sampled_scores(_OWN_SAMPLES, pd.DataFrame())  # no label
-    return fitted.score(fitted.sample(_OWN_SAMPLES, 0)[0])
 
 
 def _scores(fitted: Fitted, data: Any, labels: Any) -> tuple[NDArray[np.int64], Iterator[float]]:  # noqa: ANN401

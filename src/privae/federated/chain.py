@@ -154,12 +154,13 @@ def check_evaluation(study: Study, plan: Plan, rounds: tuple[Sequence[Step], Led
         said = json.loads(content)
         found, ledger = Evaluated.parse(study.schema_of, said), Ledger.parse(said["ledger"])
         told = {step.phase: step for step in steps}
+        wanted = [told[PHASE].content, told["edges"].content]
         scale = Wire.of(found.counts.size, plan.phases[0].mechanism().std, study).scale
         integers = np.rint(found.counts.ravel() * scale).astype(f"<i{told[PHASE].word}")
-    except (ValueError, KeyError, TypeError, OverflowError):
-        raise ArtifactError("the evaluation does not read") from None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        raise ArtifactError("the evaluation does not read, or its rounds tell of none") from None
     parts = integers.tobytes(), tensors_to_bytes({"edges": torch.from_numpy(found.edges)})
-    if [hashlib.sha256(part).hexdigest() for part in parts] != [told[PHASE].content, told["edges"].content]:
+    if [hashlib.sha256(part).hexdigest() for part in parts] != wanted:
         raise ArtifactError("the counts or edges of the evaluation are not those that all were told")
     if [entry.hash for entry in ledger.entries] != [entry.hash for entry in book.entries]:
         raise ArtifactError("the ledger in the evaluation is not that of the study")
@@ -311,7 +312,7 @@ def verify(folder: Path) -> Verified:
     return Verified(study, plan, ledger, tuple(steps), signed, tuple(over))
 
 
-def _check_beside(path: Path, signed: str, of: tuple[Study, Plan, Any]) -> None:
+def _check_beside(path: Path, signed: str, of: tuple[Study, Plan, tuple[Sequence[Step], Ledger]]) -> None:
     """Hold what a study ended with, where it lies beside its ledger, against what was signed. Errors: ArtifactError."""
     if not path.is_file():
         return

@@ -332,7 +332,7 @@ class Terms(BaseModel):
         if (self.schema_file is None) == (content is None):
             raise UsageError("a study names a schema, or else a model to evaluate: one of the two")
         if content is not None:
-            return released.load_members(content, str(self.model))[0].schema
+            return released.load_members(content, str(self.model)).schema
         return declared(self.folder / str(self.schema_file))
 
     def study(self, publics: Mapping[str, str], coordinator: str) -> Study:

@@ -133,9 +133,8 @@ class ImageModel:
             size = config["height"] * config["width"]
             found = {k.removeprefix("decoder."): v for k, v in state.items() if k.startswith("decoder.")}
             latent, hidden = sum(prior.means.shape), tuple(config["hidden"])
-            if len(hidden) > len(found):
-                raise ValueError("a decoder of more layers than it has weights")
-            decoder = cast("ResidualDecoder", restored(lambda: ResidualDecoder(latent, hidden, size), found))
+            made = restored(lambda: ResidualDecoder(latent, hidden, size), len(hidden), found)
+            decoder = cast("ResidualDecoder", made)
         return cls(config["height"], config["width"], linear, prior, decoder)
 
     def conditioned(self, latents: Tensor, classes: Tensor) -> Tensor:

@@ -165,12 +165,14 @@ def perceptron(
     return nn.Sequential(*layers)
 
 
-def restored(build: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> nn.Module:
+def restored(build: Callable[[], nn.Module], layers: int, weights: Mapping[str, Tensor]) -> nn.Module:
     """A module with stored weights, ready to evaluate.
 
     It is built without memory: sizes in a file cost nothing before the file's own weights bear them out.
-    Errors: RuntimeError for other weights than the module has.
+    Errors: ValueError for more hidden layers than weights; RuntimeError for other weights than the module has.
     """
+    if layers > len(weights):
+        raise ValueError("a network of more layers than it has weights")
     with torch.device("meta"):
         module = build()
     wanted = module.state_dict()

@@ -139,14 +139,9 @@ class FittedImages:
         return self.score(self.sample(count, 0)[0])
 
     def _checked(self, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if (
-            data.ndim != 3
-            or data.shape[1:] != (self.schema.height, self.schema.width)
-            or data.dtype != np.uint8
-        ):
-            raise UsageError(
-                f"images must be uint8 [n, {self.schema.height}, {self.schema.width}] as in the fit"
-            )
+        shape = self.schema.height, self.schema.width
+        if data.ndim != 3 or data.shape[1:] != shape or data.dtype != np.uint8:
+            raise UsageError(f"images must be uint8 [n, {shape[0]}, {shape[1]}] as in the fit")
         return np.ascontiguousarray(data)
 
 
@@ -332,14 +327,6 @@ def identity(fitted: Fitted, ledger_head: str) -> str:
     return hashed.hexdigest()
 
 
-def fingerprint(fitted: Fitted) -> str:
-    """SHA-256 of everything learned: names one fit, for no two draw the same noise."""
-    hashed = hashlib.sha256()
-    for name, tensor in sorted(fitted.model.state().items()):
-        hashed.update(name.encode() + b"\0" + tensor.detach().contiguous().numpy().tobytes())
-    return hashed.hexdigest()
-
-
 def needs_network(members: dict[str, bytes]) -> bool:
     """Whether the model was fitted with a network of one's own, whose class no file can hold."""
     stored = json.loads(members["model.json"])
@@ -351,14 +338,27 @@ def from_members(
 ) -> FittedTable | FittedImages:
     """Inverse of `to_members`; a network of one's own must be given again."""
     stored = json.loads(members["model.json"])
-    models = {"TableModel": TableModel.load, "ImageModel": ImageModel.load}
-    if stored["model"] == "LatentModel":
-        model: Any = LatentModel.load(stored["config"], state, network)
-    else:
-        model = models[stored["model"]](stored["config"], state)
+    loads: dict[str, Any] = {"TableModel": TableModel.load, "ImageModel": ImageModel.load}
+    loads["LatentModel"] = lambda config, tensors: LatentModel.load(config, tensors, network)
+    model, schema = loads[stored["model"]](stored["config"], state), members["schema"]
     if stored["kind"] == "table":
-        return FittedTable(Schema.loads(members["schema"].decode()), model)
-    return FittedImages(ImageSchema.model_validate_json(members["schema"]), model)
+        fitted: Fitted = FittedTable(Schema.loads(schema.decode()), model)
+    else:
+        fitted = FittedImages(ImageSchema.model_validate_json(schema), model)
+    if not _belongs(fitted):
+        raise ValueError("a model of other records than its schema describes")
+    return fitted
+
+
+def _belongs(fitted: Fitted) -> bool:
+    """Whether a model takes the records of its schema, so that none makes it fail or fill the memory."""
+    if isinstance(fitted, FittedTable):
+        table, sizes = fitted.model, tuple(fitted.codec.sizes.tolist())
+        if isinstance(table, TableModel):
+            return table.sizes == sizes and table.label in (None, fitted.codec.label)
+        return isinstance(table.likelihood, Categorical) and table.likelihood.sizes == sizes
+    model, pixels = fitted.model, fitted.schema.height * fitted.schema.width
+    return pixels == (model.likelihood.size if isinstance(model, LatentModel) else model.height * model.width)
 
 
 def _noted(draft: Draft, network: nn.Module | None) -> Draft:
