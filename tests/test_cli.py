@@ -123,6 +123,31 @@ def test_plan_says_what_is_spent_and_whether_it_can_work(room, tmp_path, capsys)
     assert unknown["plan"]["epsilon"] == "inf"
 
 
+@pytest.mark.usefixtures("tiny")
+def test_a_polynomial_network_is_planned_and_fitted(room, tmp_path, capsys) -> None:
+    plan, model = str(tmp_path / "plan.toml"), str(tmp_path / "pictures.privae")
+    square = [*room.images[:-1], *PUBLIC, "--activation", "square"]
+    assert main(["plan", *square]) == 2
+    assert 'activations are for recipe="gradients"' in capsys.readouterr().err
+    made = [*square, "--recipe", "gradients", "-o", plan]
+    assert main(["plan", *made]) == 0
+    assert Plan.load(Path(plan)).settings["activation"] == "square"
+    assert main(["fit", *room.images[:-1], "--plan", plan, "-o", model, "-q", "--audit", "none"]) == 0
+    assert VAE.load(model).fitted_.model.network.config.activation == "square"
+
+
+def test_plans_that_one_place_cannot_follow_are_refused(room, tmp_path, capsys) -> None:
+    plan, model = tmp_path / "plan.toml", tmp_path / "people.privae"
+    sites = ["--recipe", "gradients", "--local-steps", "2", "--epsilon", "8", "--rows", "3", "-o", str(plan)]
+    assert main(["plan", *room.table, *sites]) == 0
+    assert main(["fit", *room.table, "--plan", str(plan), "-o", str(model)]) == 2
+    assert "fit with: privae federated" in capsys.readouterr().err
+    plan.write_text(plan.read_text().replace("learning_rate = ", 'learning_rate = "x" # '))
+    assert main(["fit", *room.table, "--plan", str(plan), "-o", str(model)]) == 2
+    assert "plan.toml: the settings of the gradients do not read" in capsys.readouterr().err
+    assert not model.exists()
+
+
 def test_plan_reads_the_header_and_no_record(room, tmp_path, capsys) -> None:
     names = Path(room.table[0]).read_text().splitlines()[0]
     (tmp_path / "header.csv").write_text(names + "\nthis,is,not,a,record\n")

@@ -17,7 +17,7 @@ from privae.attacks.inversion import UPDATES, View, gradient_inversion, inversio
 from privae.data.images import ImageSchema
 from privae.data.schema import Schema
 from privae.errors import UsageError
-from privae.models.likelihoods import Bernoulli, Categorical
+from privae.models.likelihoods import Bernoulli, Categorical, Gaussian
 from privae.models.networks import Network
 from privae.privacy import accountant
 from privae.privacy.clipping import Clipping
@@ -147,6 +147,18 @@ def test_an_update_is_the_change_of_weights_and_leaves_the_network_alone():
     still = sum(target.gradient(target.batch(rows, drawn)) for _ in range(5)) / 5
     assert torch.allclose(one, still, rtol=1e-4, atol=1e-5)
     assert all(torch.equal(a, b) for a, b in zip(before, target.network.parameters(), strict=True))
+
+
+def test_an_update_whose_steps_diverge_is_taken_at_a_smaller_rate():
+    sizes = {"inputs": 64, "latent": 4, "hidden": [64], "activation": "square"}
+    network = Network.from_config(sizes, torch.Generator().manual_seed(0)).eval()
+    target = target_of(network, Gaussian(64, 1e-4), 4)
+    seen = UPDATES.of(target, digits(4), torch.Generator().manual_seed(0))
+    drawn = torch.Generator().manual_seed(0)
+    first = target.gradient(target.batch(digits(4), drawn))
+    assert seen.isfinite().all()
+    assert seen.norm() <= inversion._DIVERGING * first.norm()
+    assert inversion._span(target, seen, 4).shape == (4, 64)
 
 
 def test_the_shipped_release_gives_nothing_back():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from privae.errors import UsageError
-from privae.models.likelihoods import Bernoulli, Categorical, Likelihood
+from privae.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, of_pixels
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -111,3 +111,38 @@ def test_a_slope_has_the_gradient_of_the_log_likelihood_and_not_its_value():
     assert not torch.allclose(whole, slope)
     found = [torch.autograd.grad(value.sum(), logits)[0] for value in (whole, slope)]
     assert torch.allclose(*found, atol=1e-12)
+
+
+def test_gaussian_agrees_with_the_normal_law():
+    logits, x = torch.randn(4, 3, generator=seeded(8)), torch.rand(4, 3, generator=seeded(9))
+    expected = torch.distributions.Normal(logits, 0.2**0.5).log_prob(x).sum(-1)
+    assert torch.allclose(Gaussian(3, variance=0.2).log_prob(logits, x), expected, atol=1e-5)
+
+
+def test_gaussian_means_are_the_outputs_and_samples_vary_around_them():
+    # 20,000 draws, five-sigma bands, fixed seed
+    likelihood, logits = Gaussian(2, variance=0.09), torch.tensor([0.3, -2.0]).expand(20_000, 2)
+    assert torch.equal(likelihood.mean(logits), logits)
+    drawn = likelihood.sample(logits, seeded(10))
+    assert torch.equal(drawn, likelihood.sample(logits, seeded(10)))
+    assert drawn.mean(0).tolist() == pytest.approx([0.3, -2.0], abs=5 * 0.3 / 20_000**0.5)
+    assert drawn.std(0).tolist() == pytest.approx([0.3, 0.3], abs=5 * 0.3 / 40_000**0.5)
+
+
+@pytest.mark.parametrize("batch", [(), (0,), (2, 3)])
+def test_gaussian_takes_any_leading_dimensions(batch):
+    likelihood: Likelihood = Gaussian(5)
+    assert likelihood.log_prob(torch.zeros(*batch, 5), torch.zeros(*batch, 5)).shape == batch
+    assert likelihood.sample(torch.zeros(*batch, 5)).shape == (*batch, 5)
+    assert likelihood.size == 5
+
+
+@pytest.mark.parametrize("variance", [0.0, -1.0, math.inf, math.nan])
+def test_a_variance_that_is_none_is_a_usage_error(variance):
+    with pytest.raises(UsageError, match="a positive number"):
+        Gaussian(2, variance)
+
+
+def test_pixels_of_a_polynomial_decoder_are_gaussian():
+    assert of_pixels(4, polynomial=False) == Bernoulli(4)
+    assert of_pixels(4, polynomial=True) == Gaussian(4)

@@ -7,13 +7,16 @@ from torch import nn
 from privae.errors import UsageError
 from privae.models.networks import (
     LOG_VARIANCE_LIMIT,
+    RANGE,
     Decoder,
     Encoder,
     Network,
     NetworkConfig,
+    Square,
     initialize,
     perceptron,
 )
+from privae.privacy.gradients import Summation, clipped_gradient_sum, refuse_mixing, supported
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -85,3 +88,96 @@ def test_no_layer_mixes_records():
 
 def test_a_decoder_may_stand_alone():
     assert Decoder(2, (3,), 5)(torch.zeros(4, 2)).shape == (4, 5)
+
+
+def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Normal numbers of deviation 4, so that many lie beyond any bound in use."""
+    return 4 * torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
+
+
+def test_square_is_its_polynomial_and_so_is_its_slope_within_the_bound():
+    square, u = Square(bound=3.0), torch.linspace(-3, 3, 13, dtype=torch.float64, requires_grad=True)
+    assert torch.allclose(square(u), 0.25 * (u + 1) ** 2 - 0.25)
+    square(u).sum().backward()
+    assert torch.allclose(u.grad, 0.5 * (u.detach() + 1))
+    assert torch.autograd.gradcheck(square, u)
+    assert "bound=3" in repr(square)
+
+
+def test_training_adds_the_gradient_of_the_penalty_and_leaves_values_alone():
+    square, u, slope = Square(2.0, 0.7), numbers(5, 6).requires_grad_(), numbers(5, 6, seed=1)
+    (found,) = torch.autograd.grad(square(u), u, slope)
+    plain = 0.25 * u.square() + 0.5 * u
+    penalty = 0.7 * torch.relu(u.abs() - 2.0).square().sum()
+    (expected,) = torch.autograd.grad((plain * slope).sum() + penalty, u)
+    assert torch.allclose(found, expected)
+    assert torch.equal(square(u), square.eval()(u))
+    (without,) = torch.autograd.grad(square(u), u, slope)
+    assert torch.allclose(without, slope * 0.5 * (u + 1))
+    assert not torch.allclose(found, without)
+
+
+def test_the_slope_of_square_has_a_slope():
+    """An audit that reconstructs records differentiates gradients once more."""
+    assert torch.autograd.gradgradcheck(Square(2.0, 0.7), numbers(7).requires_grad_())
+
+
+def squared() -> tuple[nn.Module, object, tuple[torch.Tensor, ...]]:
+    """A network, a loss, and records whose numbers leave the bound in both hidden layers."""
+    network = Network.from_config(
+        {"inputs": 4, "latent": 2, "hidden": [6], "activation": "square"}, seeded(0)
+    )
+
+    def loss(model, parts):
+        mean, spread = model.encode(parts[0])
+        return (model.decode(mean + spread) - parts[0]).square().sum(-1)
+
+    return network.double(), loss, (numbers(7, 4) * 3,)
+
+
+@pytest.mark.parametrize("clip_norm", [float("inf"), 0.5])
+def test_every_gradient_path_adds_the_penalty_of_each_record(clip_norm):
+    network, loss, parts = squared()
+    assert supported(network, loss, parts) == "by rule"
+    refuse_mixing(network, loss, parts)
+    by_rule, by_vmap = (
+        clipped_gradient_sum(network, loss, parts, clip_norm, Summation(path)) for path in ("by rule", "vmap")
+    )
+    single = sum(
+        clipped_gradient_sum(network, loss, (parts[0][i : i + 1],), clip_norm, Summation("by rule"))
+        for i in range(7)
+    )
+    assert torch.allclose(by_rule, by_vmap, rtol=1e-10)
+    assert torch.allclose(by_rule, single, rtol=1e-10)
+    without = clipped_gradient_sum(network.eval(), loss, parts, clip_norm, Summation("by rule"))
+    assert not torch.allclose(by_rule, without, rtol=1e-2)
+
+
+def test_the_gradient_sum_is_that_of_the_loss_and_the_explicit_penalty():
+    network, loss, parts = squared()
+    found = clipped_gradient_sum(network, loss, parts, float("inf"), Summation("by rule"))
+    seen = []
+    layers = [network.encoder.body[0], network.decoder.body[0]]
+    hooks = [layer.register_forward_hook(lambda *call: seen.append(call[-1])) for layer in layers]
+    total = loss(network.eval(), parts).sum()
+    for hook in hooks:
+        hook.remove()
+    penalty = sum(torch.relu(u.abs() - RANGE).square().sum() for u in seen)
+    assert all((u.abs() > RANGE).any() for u in seen)
+    expected = torch.autograd.grad(total + penalty, list(network.parameters()))
+    assert torch.allclose(found, torch.cat([part.flatten() for part in expected]), rtol=1e-10)
+
+
+def test_layer_norm_between_squares_is_refused():
+    with pytest.raises(UsageError, match="layer_norm is no polynomial"):
+        Network(NetworkConfig(inputs=3, latent=2, activation="square", layer_norm=True))
+    with pytest.raises(UsageError, match="layer_norm is no polynomial"):
+        perceptron(3, (), activation="square", layer_norm=True)
+
+
+def test_a_network_of_squares_comes_back_from_its_config():
+    first = Network(NetworkConfig(inputs=3, latent=2, hidden=(4,), activation="square"))
+    again = Network.from_config(json.loads(json.dumps(first.to_config())))
+    again.load_state_dict(first.state_dict())
+    assert [type(layer) for layer in again.encoder.body] == [nn.Linear, Square]
+    assert torch.equal(first.decode(torch.ones(5, 2)), again.decode(torch.ones(5, 2)))

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,14 +10,23 @@ from privae.data.column import Column
 from privae.data.images import ImageSchema
 from privae.data.schema import Schema
 from privae.errors import DataError, PrivacyRefused, UsageError
+from privae.models.likelihoods import Gaussian
 from privae.privacy.noise import NoiseSource
 from privae.recipes.gradients import Training
-from privae.recipes.modality import ImageRecipe, TableRecipe, from_members, needs_network, to_members
+from privae.recipes.modality import (
+    ImageRecipe,
+    TableRecipe,
+    from_members,
+    needs_network,
+    recipe_of,
+    to_members,
+)
 from privae.recipes.phases import Budget, Run, plan_of
 from privae.training.watch import Silent
 
 pytestmark = pytest.mark.usefixtures("tiny")
 SMALL = Training(latent=2, hidden=(4,), steps=2, batch=30)
+SQUARE = replace(SMALL, activation="square")
 BUDGET = Budget(5.0, 1e-6, 30)
 
 
@@ -143,6 +153,9 @@ def models(facts, people, pictures):
     yield fitted(TableRecipe(facts, True, SMALL), people(300)), people(5)
     yield fitted(ImageRecipe(schema), *pictures(2000), budget=CLOSED), pictures(5)[0]
     yield fitted(ImageRecipe(schema, True, SMALL), *pictures(300)), pictures(5)[0]
+    yield fitted(TableRecipe(facts, training=SQUARE), people(2000)), people(5)
+    yield fitted(TableRecipe(facts, True, SQUARE), people(300)), people(5)
+    yield fitted(ImageRecipe(schema, True, SQUARE), *pictures(300)), pictures(5)[0]
 
 
 def test_every_model_comes_back_from_its_members(facts, people, pictures):
@@ -163,3 +176,34 @@ def test_every_model_comes_back_from_its_members(facts, people, pictures):
 def test_a_network_of_ones_own_is_not_in_the_file():
     stored = {"model": "LatentModel", "config": {"network": None}}
     assert needs_network({"model.json": json.dumps(stored).encode()})
+
+
+@pytest.mark.parametrize(("by_gradients", "fidelity"), [(False, None), (False, True), (True, None)])
+@pytest.mark.parametrize("share", ["all", "decoder"])
+def test_every_fit_of_a_table_can_keep_its_network_a_polynomial(facts, people, by_gradients, fidelity, share):
+    """Its likelihood stays that of columns: logits are finished by whoever decrypts them."""
+    if by_gradients and share == "decoder":
+        pytest.skip("refused in any case")
+    recipe = TableRecipe(facts, by_gradients, replace(SQUARE, share=share))
+    budget = replace(BUDGET, fidelity=fidelity)
+    plan = plan_of(recipe.draft(budget), budget, recipe.schema.hash, "source")
+    assert plan.settings["activation"] == "square"
+    assert recipe_of(facts, plan).training.activation == "square"
+    model = fitted(recipe, people(2000), budget=budget).model
+    assert model.network.config.activation == "square"
+    assert not any(layer.training for layer in model.network.modules())
+
+
+def test_images_that_are_encoded_linearly_take_no_activation():
+    recipe = ImageRecipe(ImageSchema(height=4, width=4), training=SQUARE)
+    with pytest.raises(UsageError, match='activations are for recipe="gradients"'):
+        recipe.draft(CLOSED)
+
+
+def test_polynomial_images_are_clamped_pixels(pictures):
+    made = fitted(ImageRecipe(ImageSchema(height=4, width=4), True, SQUARE), pictures(300)[0])
+    assert isinstance(made.model.likelihood, Gaussian)
+    with torch.no_grad():
+        made.model.network.decoder.logits.bias.copy_(torch.linspace(-9, 9, 16))
+    x, _ = made.sample(20, 0)
+    assert (x.dtype, x[:, 0, 0].max(), x[:, 3, 3].min()) == (np.uint8, 0, 255)

@@ -43,6 +43,8 @@ Release = Callable[[Tensor], Tensor]
 
 BATCH, BATCHES = 4, 8  # of the audit: records of a batch, and batches, half of them for each network
 STEPS, RATE = 5, 0.01  # local steps of an update, and their learning rate
+_DIVERGING = 10.0  # growth of their gradients that is none of a descent
+_LEAST_RATE = 1e-6
 GUESSED = 0.01  # share of records that guessing is granted
 _DECOYS = 400  # other records that candidates are held against
 _CLOSE = 1e-3  # mean squared error of a pixel at a PSNR of 30 dB
@@ -357,8 +359,12 @@ def _descended(
 
 
 def _update(target: Target, rows: Tensor, generator: torch.Generator, local: tuple[int, float]) -> Tensor:
-    """Change of the weights by local steps of gradient descent, in units of a sum of gradients."""
+    """Change of the weights by local steps of gradient descent, in units of a sum of gradients.
+
+    Steps that diverge, as they may on a polynomial network, are taken again at a tenth of the rate: nobody sends such.
+    """
     steps, rate = local
+    norms = []
     mine = replace(target, network=copy.deepcopy(target.network))
     parameters = trainable(mine.network)
     total = torch.zeros(())
@@ -368,4 +374,7 @@ def _update(target: Target, rows: Tensor, generator: torch.Generator, local: tup
         for parameter, piece in zip(parameters, pieces, strict=True):
             parameter.data -= rate / len(rows) * piece.view_as(parameter)
         total = total + gradient
+        norms.append(float(gradient.norm()))
+    if rate > _LEAST_RATE and not all(norm <= _DIVERGING * norms[0] for norm in norms):
+        return _update(target, rows, generator, (steps, rate / 10))
     return total / steps

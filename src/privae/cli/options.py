@@ -28,6 +28,14 @@ class Share(StrEnum):
     DECODER = "decoder"
 
 
+class Activations(StrEnum):
+    """What stands between the layers of a network."""
+
+    RELU = "relu"
+    SILU = "silu"
+    SQUARE = "square"
+
+
 class Composition(StrEnum):
     """How a ledger adds up plans that were chosen one after the other."""
 
@@ -121,6 +129,14 @@ LocalSteps = Annotated[
     option(
         "--local-steps",
         text="Of several sites: steps of each by itself between two sums; each site is one unit.",
+    ),
+]
+Activated = Annotated[
+    Activations | None,
+    option(
+        "--activation",
+        text="Of the network: relu (default), silu. square: a polynomial network, whose codes and scores a server can "
+        "compute on ciphertexts; images need --recipe gradients with it.",
     ),
 ]
 Strict = Annotated[

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from privae.data.tables import read_header, read_table
 from privae.errors import DataError, PrivaeError, ResourceError, UsageError
 from privae.evaluate import released
 from privae.federated.study import declared
+from privae.models.networks import Activation
 from privae.plan import Plan
 from privae.recipes.gradients import Training
 from privae.training.books import check_checkpoint
@@ -40,6 +41,7 @@ class Request:
     recipe: str | None = None
     fidelity: bool | None = None
     strict: bool = False
+    activation: str | None = None
     between: tuple[str | None, int | None] = (None, None)  # of several sites: what is shared, and local steps
 
     def facts(self) -> Schema | ImageSchema:
@@ -78,7 +80,7 @@ class Request:
         """The plan that the options ask for: of a fit, or, where the source is a model, of its evaluation."""
         if self.source.suffix.lower() != ".privae":
             return self.planned(self.facts(), watch)[1]
-        options = ("schema", "classes", "recipe", "fidelity")
+        options = ("schema", "classes", "recipe", "fidelity", "activation")
         given = {name: getattr(self, name) for name in options} | {"strict": self.strict or None}
         given |= dict(zip(("share", "local-steps"), self.between, strict=True))
         wrong = next((name for name, value in given.items() if value is not None), None)
@@ -96,7 +98,7 @@ class Request:
             facts,
             fidelity=self.fidelity,
             strict=self.strict,
-            training=_training(*self.between),
+            training=_training(self.activation, *self.between),
         )
         watch.phase("choosing the noise", 1)
         return model, model.plan(facts)
@@ -108,6 +110,12 @@ class Request:
         if double or self.strict:
             raise UsageError(f"--{(double or ['strict'])[0]} is fixed by the plan; plan again to change it")
         plan = Plan.load(path)
+        try:
+            training = Training.of(plan)
+        except (KeyError, ValueError):
+            raise UsageError(f"{path.name}: the settings of the gradients do not read; plan again") from None
+        if training.local is not None:
+            raise UsageError("local steps are between the sums of several sites; fit with: privae federated")
         model = VAE(
             plan.epsilon,
             plan.delta,
@@ -116,6 +124,7 @@ class Request:
             facts,
             fidelity=bool(plan.settings["fidelity"]) if "fidelity" in plan.settings else None,
             strict=plan.strict,
+            training=training,
         )
         return model, plan
 
@@ -128,11 +137,12 @@ def _stated(epsilon: float | None) -> float:
     return epsilon
 
 
-def _training(share: str | None, local_steps: int | None) -> Training | None:
-    if share is None and local_steps is None:
+def _training(activation: str | None, share: str | None, local_steps: int | None) -> Training | None:
+    if activation is None and share is None and local_steps is None:
         return None
     local = None if local_steps is None else Local(local_steps)
-    return Training(share="decoder" if share == "decoder" else "all", local=local)
+    style = cast("Activation", str(activation or "relu"))
+    return Training(share="decoder" if share == "decoder" else "all", local=local, activation=style)
 
 
 def is_images(path: Path) -> bool:

@@ -90,6 +90,7 @@ def plan(  # noqa: PLR0913  one parameter an option
     classes: given.Classes = None,
     recipe: given.HowToFit = None,
     fidelity: given.Fidelity = None,
+    activation: given.Activated = None,
     share: given.Shared = None,
     local_steps: given.LocalSteps = None,
     strict: given.Strict = False,
@@ -102,8 +103,9 @@ def plan(  # noqa: PLR0913  one parameter an option
     with out.progress(f"reading the header of {data.name}") as watch:
         from privae.cli import request, telling
 
+        between = share, local_steps
         asked = request.Request(
-            data, schema, epsilon, delta, rows, classes, recipe, fidelity, strict, (share, local_steps)
+            data, schema, epsilon, delta, rows, classes, recipe, fidelity, strict, activation, between
         )
         request.check_outputs(output, (".toml",), [data, schema])
         made = asked.plan(watch)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from privae.models.elbo import elbo, kl
-from privae.models.likelihoods import Bernoulli, Categorical, Likelihood
+from privae.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 from privae.models.networks import Autoencoder, Network
 from privae.models.priors import draw_classes
 from privae.models.table import loaded_network
@@ -43,7 +43,7 @@ class LatentModel:
                     for a, b in zip(torch.split(z, _ROWS), torch.split(classes, _ROWS), strict=True)
                 ]
             )
-            if isinstance(self.likelihood, Bernoulli):
+            if isinstance(self.likelihood, Bernoulli | Gaussian):
                 return self.likelihood.mean(logits), classes
             return torch.cat(
                 [self.likelihood.sample(rows, generator) for rows in torch.split(logits, _ROWS)]
@@ -111,15 +111,16 @@ class LatentModel:
         """Everything public that `load` needs besides the state."""
         blocks = list(self.likelihood.sizes) if isinstance(self.likelihood, Categorical) else None
         own = self.network.to_config() if isinstance(self.network, Network) else None
-        return {"network": own, "blocks": blocks, "pixels": self.likelihood.size, "latent": self.latent}
+        known = {"network": own, "blocks": blocks, "pixels": self.likelihood.size, "latent": self.latent}
+        more = {"variance": self.likelihood.variance} if isinstance(self.likelihood, Gaussian) else {}
+        return known | more
 
     @classmethod
     def load(
         cls, config: dict[str, Any], state: dict[str, Tensor], network: nn.Module | None
     ) -> "LatentModel":
         """Inverse of `config` and `state`; a network of one's own is given again, its weights are restored."""
-        blocks = config["blocks"]
-        likelihood = Bernoulli(config["pixels"]) if blocks is None else Categorical(tuple(blocks))
+        likelihood = _likelihood(config)
         if config["network"] is not None:
             own = loaded_network(config["network"], state)
             if (own.config.inputs, own.config.latent) != (likelihood.size, config["latent"]):
@@ -145,3 +146,11 @@ class LatentModel:
         return torch.cat(
             [*(part for part in parts if len(part)), nothing.to(parts[0].dtype if parts else nothing.dtype)]
         )
+
+
+def _likelihood(config: dict[str, Any]) -> Bernoulli | Gaussian | Categorical:
+    """The likelihood that a stored model was fitted with: only a Gaussian's file says a variance."""
+    if config["blocks"] is not None:
+        return Categorical(tuple(config["blocks"]))
+    size = config["pixels"]
+    return Gaussian(size, config["variance"]) if "variance" in config else Bernoulli(size)

@@ -1,5 +1,6 @@
 """Likelihoods: how well the logits of a decoder explain a record, and records drawn from them."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -9,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from privae.errors import UsageError
+
+VARIANCE = 0.05  # public: of pixels in [0, 1] around their means
 
 
 @runtime_checkable
@@ -64,6 +67,42 @@ class Bernoulli:
     ) -> Float[Tensor, "*batch d"]:
         """Zeros and ones drawn cell by cell.  Shapes: [..., d] -> [..., d]."""
         return torch.bernoulli(torch.sigmoid(logits), generator=generator)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Independent numbers of one public variance around means that are the decoder's outputs as they are.
+
+    So a decoder that is a polynomial has means that are one, computable on ciphertexts; a sigmoid is none.
+
+    >>> Gaussian(2, variance=1.0).log_prob(torch.zeros(2), torch.tensor([1.0, 0.0]))
+    tensor(-2.3379)
+    """
+
+    size: int
+    variance: float = VARIANCE
+
+    def __post_init__(self) -> None:
+        if not 0 < self.variance < math.inf:
+            raise UsageError("the variance of a Gaussian likelihood must be a positive number")
+
+    def log_prob(
+        self, logits: Float[Tensor, "*batch d"], x: Float[Tensor, "*batch d"]
+    ) -> Float[Tensor, "*batch"]:
+        """Log-density of the numbers, summed.  Shapes: [..., d] -> [...]."""
+        constant = 0.5 * self.size * math.log(2.0 * math.pi * self.variance)
+        return -(x - logits).square().sum(-1) / (2.0 * self.variance) - constant
+
+    def mean(self, logits: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """The outputs themselves.  Shapes: [..., d] -> [..., d]."""
+        return logits
+
+    def sample(
+        self, logits: Float[Tensor, "*batch d"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "*batch d"]:
+        """The means with noise of the variance.  Shapes: [..., d] -> [..., d]."""
+        noise = torch.randn(logits.shape, generator=generator, dtype=logits.dtype, device=logits.device)
+        return logits + math.sqrt(self.variance) * noise
 
 
 @dataclass(frozen=True)
@@ -138,3 +177,12 @@ class Categorical:
     def _offsets(self, like: Tensor) -> Tensor:
         sizes = torch.tensor(self.sizes, device=like.device)
         return sizes.cumsum(0) - sizes
+
+
+def of_pixels(count: int, *, polynomial: bool) -> Bernoulli | Gaussian:
+    """The likelihood of gray pixels in [0, 1], whose mean is a sigmoid of logits, or the outputs themselves.
+
+    >>> of_pixels(4, polynomial=True).mean(torch.tensor(0.25))
+    tensor(0.2500)
+    """
+    return Gaussian(count) if polynomial else Bernoulli(count)

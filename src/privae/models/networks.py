@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from privae.errors import UsageError
 
-Activation = Literal["relu", "silu"]
+Activation = Literal["relu", "silu", "square"]
 LOG_VARIANCE_LIMIT = 10.0
-_ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
+RANGE, RANGE_WEIGHT = 3.0, 1.0  # public: what `Square` is trained to be given, and how much leaving it costs
 
 
 class NetworkConfig(BaseModel):
@@ -43,6 +43,66 @@ class Autoencoder(Protocol):
     def decode(self, z: Tensor, condition: Tensor | None) -> Tensor:
         """Logits of the record.  Shapes: z [..., k] -> [..., d]."""
         ...
+
+
+class Square(nn.Module):
+    """The activation u^2 / 4 + u / 2 = (u + 1)^2 / 4 - 1 / 4: a polynomial, so computable on ciphertexts.
+
+    A polynomial grows without end, and ciphertexts hold numbers of a range fixed beforehand. So while the module is
+    in training mode its backward pass adds, to the gradient of the loss, that of the penalty
+    weight * sum max(|u| - bound, 0)^2 over its inputs u. Values stay the polynomial's, and in evaluation mode
+    gradients do, too.
+    The penalty is added whole, whatever weight the loss has: sum the losses of records, do not average them.
+    privacy: the penalty is a function of one record and the weights, so it is a part of that record's gradient
+    before this is clipped: the sensitivity of the clipped sum is what it is without.
+
+    >>> Square()(torch.tensor([-1.0, 0.0, 2.0]))
+    tensor([-0.2500,  0.0000,  2.0000])
+    """
+
+    def __init__(self, bound: float = RANGE, weight: float = RANGE_WEIGHT) -> None:
+        super().__init__()
+        self.bound = bound
+        self.weight = weight
+
+    def forward(self, u: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """The polynomial of each number.  Shapes: u [..., d] -> [..., d]."""
+        if not self.training:
+            return _square(u)
+        value: Tensor = _Penalized.apply(u, self.bound, self.weight)  # type: ignore[no-untyped-call]
+        return value
+
+    def extra_repr(self) -> str:
+        """What is printed of it."""
+        return f"bound={self.bound:g}, weight={self.weight:g}"
+
+
+class _Penalized(torch.autograd.Function):
+    """The polynomial of `Square`, its gradient and that of the penalty."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(u: Tensor, bound: float, weight: float) -> Tensor:  # noqa: ARG004
+        return _square(u)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, float], output: Tensor) -> None:  # noqa: ANN401, ARG004
+        u, ctx.bound, ctx.weight = inputs
+        ctx.save_for_backward(u)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        (u,) = ctx.saved_tensors
+        outside = u - u.clamp(-ctx.bound, ctx.bound)
+        return gradient * (0.5 * u + 0.5) + 2.0 * ctx.weight * outside, None, None
+
+
+def _square(u: Tensor) -> Tensor:
+    return u * (0.25 * u + 0.5)
+
+
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "square": Square}
 
 
 class Encoder(nn.Module):
@@ -137,7 +197,7 @@ class Network(nn.Module):
     def from_config(cls, config: Mapping[str, Any], generator: torch.Generator | None = None) -> "Network":
         """A network of these sizes; its first weights come from `generator`, if one is given.
 
-        Errors: UsageError for a size that is missing, unknown or not positive.
+        Errors: UsageError for a size that is missing, unknown or not positive, or what `perceptron` refuses.
         """
         try:
             network = cls(NetworkConfig.model_validate(dict(config)))
@@ -155,7 +215,10 @@ def perceptron(
     """Hidden layers: Linear, LayerNorm if wanted, activation; no hidden sizes give the identity.
 
     BatchNorm is not offered: it mixes records, so that no record's influence would be bounded.
+    Errors: UsageError for LayerNorm between squares: it divides by a root, so that no polynomial would be left.
     """
+    if layer_norm and activation == "square":
+        raise UsageError('layer_norm is no polynomial; leave it out with activation="square"')
     layers: list[nn.Module] = []
     for fan_in, fan_out in zip((inputs, *hidden), hidden, strict=False):
         layers.append(nn.Linear(fan_in, fan_out))

@@ -15,8 +15,8 @@ from privae.errors import DataError, UsageError
 from privae.models.elbo import elbo
 from privae.models.latent import LatentModel
 from privae.models.likelihoods import Bernoulli, Categorical, Likelihood
-from privae.models.networks import Autoencoder, Network, NetworkConfig
-from privae.plan import MICRO_BATCH, Phase, Plan
+from privae.models.networks import Activation, Autoencoder, Network, NetworkConfig
+from privae.plan import MICRO_BATCH, Phase, Plan, Setting
 from privae.privacy.clipping import Kind, Quantile
 from privae.privacy.gradients import (
     Loss,
@@ -58,6 +58,8 @@ class Training:
     share: what gradients train: "all" of the network, or its "decoder" alone, after an encoder that follows from
     releases (guarantees.md rule 13). local: steps that a site takes by itself between two sums, of several sites only
     (see `Local`); then each site is one unit, and `rows` is how many sites there are.
+    activation: of privae's own network. With "square" it is a polynomial (see `Square`), so that codes, and what images
+    are decoded to, can be computed on ciphertexts: images are Gaussian then, since no polynomial is a sigmoid.
     """
 
     latent: int = 16
@@ -73,13 +75,15 @@ class Training:
     bfloat16: bool = True
     share: Literal["all", "decoder"] = "all"
     local: Local | None = None
+    activation: Activation = "relu"
 
     @classmethod
     def of(cls, plan: Plan) -> "Training":
         """The choices that a plan was made with; the default ones where it trains nothing."""
         phase, settings = plan.phase(GRADIENTS), plan.settings
+        activation = cast("Activation", settings.get("activation") or "relu")
         if phase is None or plan.rows is None:
-            return cls()
+            return cls(activation=activation)
         return cls(
             latent=int(settings["latent"] or 0),
             hidden=tuple(int(size) for size in str(settings["hidden"]).split("-") if size),
@@ -94,6 +98,7 @@ class Training:
             bfloat16=phase.bfloat16,
             share="decoder" if settings.get("share") == "decoder" else "all",
             local=Local.of(settings),
+            activation=activation,
         )
 
     def sampling_rate(self, rows: int) -> float:
@@ -110,9 +115,7 @@ def draft(inputs: int, classes: int, network: nn.Module, training: Training, bud
     Errors: UsageError without declared rows: the divisor of gradients is public, never the number of records.
     """
     if budget.rows is None:
-        raise UsageError(
-            "gradients need a public divisor: declare --rows, roughly how many records there are"
-        )
+        raise UsageError("gradients need a public divisor: declare --rows, about how many records there are")
     _check_local(training, classes)
     size = trained_size(network, training.share)
     share = _LABEL_SHARE if classes > 1 else 0.0
@@ -143,6 +146,7 @@ def draft(inputs: int, classes: int, network: nn.Module, training: Training, bud
             "inputs": inputs,
             **({"share": training.share} if training.share != "all" else {}),
             **(training.local.settings() if training.local else {}),
+            **styled(training),
         },
         rows_needed=lambda noisy: noisy[-1].noise_multiplier * math.sqrt(size) / phase.sampling_rate / 2,
         seconds=3.0 + training.steps * (4e-8 * size + 8e-10 * size * batch),
@@ -153,12 +157,24 @@ def draft(inputs: int, classes: int, network: nn.Module, training: Training, bud
 def _check_local(training: Training, classes: int) -> None:
     if training.local and classes > 1:
         raise UsageError("local steps are for records without classes; leave the labels out")
+    if training.local and training.activation == "square":
+        # these steps follow the mean loss of a batch, beside which a penalty added whole would be too heavy
+        raise UsageError('activation="square" is not combined with local steps; leave one of them out')
+
+
+def styled(training: Training) -> dict[str, Setting]:
+    """What a plan says of the activation: nothing of the default one, so that plans stay the ones they were."""
+    return {"activation": training.activation} if training.activation != "relu" else {}
 
 
 def default_network(inputs: int, classes: int, training: Training) -> Network:
     """A multilayer-perceptron VAE; its first weights come from a fixed public seed."""
     config = NetworkConfig(
-        inputs=inputs, latent=training.latent, condition=classes if classes > 1 else 0, hidden=training.hidden
+        inputs=inputs,
+        latent=training.latent,
+        condition=classes if classes > 1 else 0,
+        hidden=training.hidden,
+        activation=training.activation,
     )
     return Network.from_config(config.model_dump(), torch.Generator().manual_seed(0))
 

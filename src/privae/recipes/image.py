@@ -157,11 +157,7 @@ def _clipped(codes: Integers) -> Integers:
 def _norm_bound(run: Run, codes: Integers, pixels: int, quantile: float) -> float:
     """A released quantile of the norms of codes, in code units; its range is a function of the shape."""
     run.watch.phase(NORMS, 1)
-    top = _CODE_UNIT * math.sqrt(pixels)
-    norms = np.sqrt(np.einsum("ij,ij->i", codes, codes).astype(np.float64))
-    places = np.minimum((norms / top * _NORM_BINS).astype(np.int64), _NORM_BINS - 1)
-    counts = np.bincount(places, minlength=_NORM_BINS).astype(np.int64)
-    reached = np.cumsum(run.release(NORMS, [(counts, 1.0)])[0])
+    reached = np.cumsum(run.release(NORMS, [(norm_counts(codes, pixels), 1.0)])[0])
     run.watch.advance(1)
     if reached[-1] <= max(_CERTAIN * run.deviation(NORMS) * math.sqrt(_NORM_BINS), 1.0):
         raise DataError(
@@ -169,6 +165,14 @@ def _norm_bound(run: Run, codes: Integers, pixels: int, quantile: float) -> floa
             "give more images or a larger epsilon"
         )
     return norm_bound(reached, pixels, quantile)
+
+
+def norm_counts(codes: Integers, pixels: int) -> Integers:
+    """How many codes [n, d] have a norm in each bin of a range that follows from the shape: [bins]."""
+    top = _CODE_UNIT * math.sqrt(pixels)
+    norms = np.sqrt(np.einsum("ij,ij->i", codes, codes).astype(np.float64))
+    places = np.minimum((norms / top * _NORM_BINS).astype(np.int64), _NORM_BINS - 1)
+    return np.bincount(places, minlength=_NORM_BINS).astype(np.int64)
 
 
 def norm_bound(reached: Array, pixels: int, quantile: float) -> float:
@@ -187,10 +191,10 @@ def _axes(run: Run, codes: Integers) -> tuple[Array, Array, Array]:
         return dict(zip(_LINEAR, map(torch.from_numpy, axes_of(released)), strict=True))
 
     agreed = run.agreed(AXES, made)
-    return _checked(agreed, codes.shape[1])
+    return checked_axes(agreed, codes.shape[1])
 
 
-def _checked(agreed: dict[str, Tensor], size: int) -> tuple[Array, Array, Array]:
+def checked_axes(agreed: dict[str, Tensor], size: int) -> tuple[Array, Array, Array]:
     """What `axes_of` gives, from whoever made it. Errors: PrivacyRefused for numbers that it never gives.
 
     privacy: with wilder ones the integers of a record's code would wrap round, and its norm would not be bounded.

@@ -21,7 +21,7 @@ from privae.data.values import column_of
 from privae.errors import DataError, PrivacyRefused, UsageError
 from privae.models.image import ImageModel
 from privae.models.latent import LatentModel
-from privae.models.likelihoods import Bernoulli, Categorical
+from privae.models.likelihoods import Categorical, of_pixels
 from privae.models.table import TableModel
 from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee
@@ -173,7 +173,8 @@ class TableRecipe:
         if budget.strict and self.schema.bought:
             raise UsageError('strict asks for declared values; it is not combined with categories = "bought"')
         if not (self.by_gradients or budget.fidelity):
-            return table.draft(self.schema, budget)
+            drafted = table.draft(self.schema, budget)
+            return replace(drafted, settings=drafted.settings | gradients.styled(self.training))
         if self.schema.bought:
             raise UsageError('categories = "bought" are not combined with gradients; declare them')
         codec = Codec(self.schema)
@@ -250,6 +251,8 @@ class ImageRecipe:
             inputs = shape[0] * shape[1]
             drafted = gradients.draft(inputs, self.classes, self._network(), self.training, budget)
             return _noted(drafted, self.network)
+        if gradients.styled(self.training):
+            raise UsageError('activations are for recipe="gradients": the other encoder of images is linear')
         drafted = image.draft(shape, self.classes, budget)
         if self.schema.classes != "bought":
             return drafted
@@ -285,7 +288,7 @@ class ImageRecipe:
         if not self.by_gradients:
             return FittedImages(schema, image.fit(run, x, codes, len(classes) if classes else 1))
         records = (_unit(torch.from_numpy(x)), codes)
-        likelihood = Bernoulli(schema.height * schema.width)
+        likelihood = of_pixels(schema.height * schema.width, polynomial=self.training.activation == "square")
         return FittedImages(schema, gradients.fit(run, records, likelihood, self.classes, self._network()))
 
     def _network(self) -> nn.Module:
