@@ -8,12 +8,15 @@ import hashlib
 import json
 import os
 import tempfile
+import tomllib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from privae.errors import ArtifactError, PrivaeError, ResourceError, UsageError
 
@@ -24,6 +27,7 @@ _SEAL = 64
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CHUNK = 2**20
 _ROOM, _EXPANDED = 2**26, 100  # bytes that any archive may hold, and times its own size beyond
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 def canonical_json(value: object) -> bytes:
@@ -44,6 +48,33 @@ def code_version() -> str:
         return version("privae")
     except PackageNotFoundError:
         return "source"
+
+
+def text_in(path: Path) -> str:
+    """The text of a file. Errors: UsageError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise UsageError(f"{path} cannot be read; check the path") from None
+
+
+def validated(model: type[_Model], text: str, where: str) -> _Model:
+    """What a TOML text says. Errors: UsageError, naming the key."""
+    try:
+        return made(model, tomllib.loads(text), where)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{where} is not valid TOML: {error}") from None
+
+
+def made(model: type[_Model], fields: Mapping[str, Any], where: str) -> _Model:
+    """What fields say. Errors: UsageError, naming the key."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        said = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{where}{f': {place}' if place else ''}: {said[:1].lower()}{said[1:]}") from None
 
 
 def check_writable(path: Path) -> None:

@@ -24,12 +24,13 @@ from privae.transport.simulate import assemble, parted, run, simulate
 KEY = bytes(range(32))
 
 
+@pytest.mark.parametrize("way", ["masked", "encrypted"])
 @pytest.mark.parametrize("images", [False, True])
 def test_closed_form_phases_are_bit_identical_to_a_central_fit_with_the_same_noise(
-    room, people, digits, monkeypatch, tiny, images
+    room, people, digits, monkeypatch, tiny, images, way
 ) -> None:
     records = digits(900) if images else (people(900), None)
-    terms = room(epsilon=8.0, images=images)
+    terms = room(epsilon=8.0, images=images, sum=way)
     made = with_noise_of_one(terms, records, "label", monkeypatch)
     plan, schema = terms.plan_of(), made.study.schema_of
     central = VAE(8.0, 1e-5, 600, schema=schema, classes=3 if images else None)

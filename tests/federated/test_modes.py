@@ -126,12 +126,12 @@ def test_plain_gradients_give_records_away_and_masked_ones_do_not() -> None:
 def test_a_coordinator_that_makes_codes_wrap_round_is_refused(wild) -> None:
     agreed = {"mean": torch.zeros(4), "axes": torch.eye(4), "spread": torch.full((4,), 2000.0)}
     agreed = {name: tensor.double() for name, tensor in agreed.items()}
-    image._checked(agreed, 4)
+    image.checked_axes(agreed, 4)
     for name, value in wild.items():
         with pytest.raises(PrivacyRefused, match="do not trust"):
-            image._checked({**agreed, name: torch.full_like(agreed[name], value)}, 4)
+            image.checked_axes({**agreed, name: torch.full_like(agreed[name], value)}, 4)
     with pytest.raises(PrivacyRefused, match="do not trust"):
-        image._checked(agreed, 5)
+        image.checked_axes(agreed, 5)
 
 
 def test_an_audit_of_a_joint_model_tries_what_its_coordinator_could_have_read(

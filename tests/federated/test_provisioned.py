@@ -14,7 +14,7 @@ import pytest
 
 from privae.data.column import Column
 from privae.data.schema import Schema
-from privae.federated.study import text_in
+from privae.files import text_in
 from privae.plan import Plan
 from privae.transport import jobs, kits
 from privae.vae import VAE

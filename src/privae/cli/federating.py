@@ -30,6 +30,13 @@ AgreedPlan = Annotated[
     Path, given.argument("PLAN", "The plan that the study names, written by: privae plan -o.")
 ]
 KeyFile = Annotated[Path, given.argument("KEY", "The file of the key; made if it is not there.")]
+Shared = Annotated[
+    bool,
+    given.option(
+        "--consortium",
+        text="Make a key that all sites share, for sums on ciphertexts; never for the coordinator.",
+    ),
+]
 Kit = Annotated[Path, given.option("--kit", text="The admin's folder, of those that init wrote.")]
 KitFolder = Annotated[Path, given.option("--output", "-o", text="A new folder for the kits. Default: kits.")]
 Results = Annotated[
@@ -156,15 +163,29 @@ def init(
     out.report(f"{aligned(rows)}\n{then}", fields)
 
 
-@federated.command(epilog=examples("privae federated key site.key"))
-def key(path: KeyFile, quiet: given.Quiet = False, as_json: given.AsJson = False) -> None:
-    """Make a site's own signing key, and print the public key that goes into the study."""
-    from privae.custody.keys import signing_key
+@federated.command(
+    epilog=examples("privae federated key site.key", "privae federated key consortium.key --consortium")
+)
+def key(
+    path: KeyFile, consortium: Shared = False, quiet: given.Quiet = False, as_json: given.AsJson = False
+) -> None:
+    """Make a site's own signing key, and print the public key that goes into the study.
 
+    With --consortium: the key that all sites share where the study says sum = "encrypted". One site makes it, and
+    gives the file to the other sites, never to the coordinator; its name goes into the study, as consortium.
+    """
+    from privae.ckks.summation import name_of
+    from privae.custody.keys import signing_key
+    from privae.federated.policy import consortium_key
+
+    out = Terminal(quiet, as_json)
+    if consortium:
+        created = not path.exists()
+        name = name_of(consortium_key(path, make=created))
+        out.answer(name, {"key": path, "consortium": name, "created": created})
+        return
     made = signing_key(path)
-    Terminal(quiet, as_json).answer(
-        made.public, {"key": path, "public": made.public, "created": made.created}
-    )
+    out.answer(made.public, {"key": path, "public": made.public, "created": made.created})
 
 
 @federated.command(epilog=examples("privae federated run plan.toml --kit kits/admin -o results"))
@@ -211,18 +232,19 @@ def _result(folder: Path, plan: "Plan") -> tuple[str, dict[str, Any]]:
 
 def _job(plan: Path, kit: Path, output: Path) -> Any:  # noqa: ANN401  a jobs.Job, which is not loaded for --help
     """The job of the kit's study. Errors: UsageError where the results are to go over those of another study."""
-    from privae.federated.study import Study, text_in
+    from privae import files
+    from privae.federated.study import Study
     from privae.plan import Plan
     from privae.transport.jobs import Job
 
-    study, agreed = Study.loads(text_in(kit / "local" / "study.toml")), Plan.load(plan)
+    study, agreed = Study.loads(files.text_in(kit / "local" / "study.toml")), Plan.load(plan)
     study.check(agreed)
     before = output / "study.toml"
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is not a folder; name one for the results")
-    if before.exists() and text_in(before) != study.dumps():
+    if before.exists() and files.text_in(before) != study.dumps():
         raise UsageError(f"{output} holds the results of another study; name a new folder with -o")
-    return Job.of(study, agreed, text_in(plan))
+    return Job.of(study, agreed, files.text_in(plan))
 
 
 class Board:

@@ -120,6 +120,7 @@ def federation_text(facts: Mapping[str, Any]) -> str:
         else ""
     )
     masks = "under masks" if facts["masking"] else "WITHOUT masks"
+    masks = "on ciphertexts" if facts.get("sum") == "encrypted" else masks
     return (
         f"together: {len(facts['sites'])} sites ({', '.join(facts['sites'])}), summed {masks}, "
         f"each sum of at least {facts['min_sites']}\n"

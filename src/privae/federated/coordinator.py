@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from privae import files
+from privae.ckks.summation import Gathering
 from privae.custody import keys
 from privae.custody.keys import SigningKey, signing_key
 from privae.errors import PrivacyRefused, ProtocolError
@@ -32,12 +33,11 @@ from privae.federated.chain import (
     head_of,
     step_of,
 )
-from privae.federated.fit import Agreed, Ask, Integers, Made, Place, Sum, Texts, begin
+from privae.federated.fit import Agreed, Ask, Forming, Integers, Made, Place, Sum, Texts, begin, rounds_of
 from privae.federated.masking import as_integers
 from privae.federated.messages import COORDINATOR, REFUSED, Message, read
-from privae.federated.round import Round
 from privae.federated.site import FINISH
-from privae.federated.study import Study, recipe_for, text_in
+from privae.federated.study import Study, recipe_for
 from privae.plan import Plan
 from privae.privacy.ledger import Ledger
 from privae.recipes.modality import archived
@@ -78,9 +78,9 @@ class Coordinator:
         self._marks: dict[str, Any] = json.loads(shelf.get("marks") or b"{}")
         self._sites, self._told, self._since = _Sites(), 0, 0
         self._ask: Ask | None = None
-        self._rounds: list[Round] = []
+        self._rounds: list[Forming] = []
         self._out: set[str] = set()
-        self._sealed: dict[tuple[int, int], bytes] = {}
+        self._sealed: dict[tuple[int, ...], bytes] = {}
         self.fitted: Made | None = None
         self.model = b""
         place = Place(self.account.charge, bytes(32), site=False, watch=watch or Silent())
@@ -90,7 +90,7 @@ class Coordinator:
     @classmethod
     def open(cls, folder: Path, watch: Watch | None = None) -> "Coordinator":
         """The coordinator of a folder with study.toml, plan.toml and coordinator.key, from where it stopped."""
-        study, plan = Study.loads(text_in(folder / "study.toml")), Plan.load(folder / "plan.toml")
+        study, plan = Study.loads(files.text_in(folder / "study.toml")), Plan.load(folder / "plan.toml")
         state = files.Shelf(folder / "state")
         return cls(study, plan, signing_key(folder / "coordinator.key"), state, files.Shelf(folder), watch)
 
@@ -120,7 +120,8 @@ class Coordinator:
                 if name in self._sites.refused:
                     continue
                 opening = one.stage == "open" or name in self._sites.behind
-                found[name] = self._opening(name) if opening else self._message(one.stage, fields)
+                body = one.body if isinstance(one, Gathering) else b""
+                found[name] = self._opening(name) if opening else self._message(one.stage, fields, body)
         return found
 
     def take(self, replies: Mapping[str, bytes]) -> None:
@@ -209,10 +210,7 @@ class Coordinator:
         """Charge, and open one round a circle, or take up those that a kill interrupted."""
         if self.account.written():
             self._shelf.put(chain.BOOK, self.account.ledger.dumps().encode())
-        circles = self.study.circles(len(self.steps))
-        masked, count = (self.study.masking, len(ask.values)) if isinstance(ask, Sum) else (False, 0)
-        word = ask.word if isinstance(ask, Sum) else 8
-        self._rounds = [Round(circle, count, word, masked) for circle in circles]
+        self._rounds = rounds_of(ask, self.study, len(self.steps))
         for index, one in enumerate(self._rounds):
             kept = json.loads(self._shelf.get(f"round-{index}") or b"{}")
             if kept.get("query") == len(self.steps):
@@ -263,7 +261,7 @@ class Coordinator:
                 raise PrivacyRefused(f"too few sites take part: {self._reasons(one)}")
             while one.advance(tuple(self._sites.behind)):
                 # the set in a sum is decided on disk before anybody hears of it: sites open one set only
-                if one.masked and not one.done and one.stage in ("shares", "agree"):
+                if not one.done and one.stage in ("shares", "agree", "decrypt"):
                     total = b"" if one.total is None else one.total.tobytes()
                     self._shelf.put(f"total-{index}", total)
                     state = {"query": len(self.steps), "state": one.state()}
@@ -301,11 +299,13 @@ class Coordinator:
     def _opening(self, name: str) -> bytes:
         """What begins a sum at a site, with what it was not told yet; the same bytes for all who are as far."""
         start, query = self._sites.behind.get(name, self._since), len(self.steps)
-        if (start, query) not in self._sealed:
+        # a sum that sites decrypted is not sent to them; who does not have it says that it is behind
+        has = self.study.encrypted and self.study.groups == 1 and name not in self._sites.behind
+        if (start, query, has) not in self._sealed:
             told: list[tuple[Step, bytes]] = []
             size = 0
             for step in self.steps[start:]:
-                raw = self._raw(step.index)
+                raw = b"" if has and step.kind == "sum" else self._raw(step.index)
                 size += len(raw)
                 if told and size > _MOST_TOLD:
                     break
@@ -320,15 +320,15 @@ class Coordinator:
                 "ledger": self.account.ledger.dumps(),
                 "due": [ask.kind, ask.phase, ask.step],
             }
-            self._sealed[start, query] = self._message("open", fields, b"".join(raw for _, raw in told))
-        return self._sealed[start, query]
+            self._sealed[start, query, has] = self._message("open", fields, b"".join(raw for _, raw in told))
+        return self._sealed[start, query, has]
 
     def _too_few(self) -> str:
         one = next((one for one in self._rounds if not one.done), self._rounds[0])
         answered = f"{len(one.answers)} of {len(one.asked())} sites answered"
         return f"{answered}, and a sum needs {one.least}: {self._reasons(one)}"
 
-    def _reasons(self, one: Round) -> str:
+    def _reasons(self, one: Forming) -> str:
         missing = [name for name in one.circle.names if name not in one.answers]
         return "; ".join(f"{name} {self._sites.said.get(name, 'is away')}" for name in missing)
 

@@ -20,10 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from privae.ckks.summation import Gathering
 from privae.errors import PrivacyRefused, ProtocolError
 from privae.evaluate.released import Evaluated
 from privae.federated.masking import derive
-from privae.federated.round import Word
+from privae.federated.round import Round, Word
 from privae.federated.study import Recipe, Study
 from privae.plan import Plan
 from privae.privacy.mechanism import Event, Joint, Mechanism
@@ -34,6 +35,7 @@ from privae.training.loop import Hands
 from privae.training.watch import Silent, Watch
 
 Made = Fitted | Evaluated
+Forming = Round | Gathering
 Integers = NDArray[np.int64]
 _LEAST_STEPS = 4.0  # grid steps of a site's noise share
 _COARSE, _FIXED = 0.01, 2.0**-28  # what a coarser grid may cost; the grid of numbers without noise
@@ -262,6 +264,16 @@ def begin(recipe: Recipe, plan: Plan, study: Study, place: Place, records: tuple
         return recipe.fit(Asking(*told, study=study, place=place, ask=ask), *records)
 
     return Talk(work)
+
+
+def rounds_of(ask: Ask, study: Study, query: int) -> list[Forming]:
+    """How what is asked for is formed: one round a circle, under masks, on ciphertexts, or seen site by site."""
+    circles = study.circles(query)
+    if not isinstance(ask, Sum):
+        return [Round(circle, 0, 8, masked=False) for circle in circles]
+    if study.encrypted:
+        return [Gathering(circle, len(ask.values), ask.word) for circle in circles]
+    return [Round(circle, len(ask.values), ask.word, study.masking) for circle in circles]
 
 
 def noised(ask: Sum, share: float, coins: NoiseSource) -> Integers:

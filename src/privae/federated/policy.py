@@ -1,19 +1,24 @@
-"""What a site lets happen, whatever a study asks for: its site.toml, its ledger, its records."""
+"""What a site brings, and what it lets happen, whatever a study asks for: its site.toml, keys, ledger and records."""
 
 import logging
 import math
-from dataclasses import replace
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from privae import files
+from privae.ckks.summation import KEY
+from privae.custody.keys import SigningKey
 from privae.data.images import ImageSchema, read_images
 from privae.data.schema import Schema
 from privae.data.tables import read_table
 from privae.errors import PrivacyRefused, UsageError
-from privae.federated.study import FROZEN, Share, Study, text_in, validated
+from privae.federated.study import FROZEN, Share, Study
 from privae.plan import Plan
 from privae.privacy.ledger import Ledger
 from privae.training.books import whole_plan
@@ -28,7 +33,8 @@ class SitePolicy(BaseModel):
     data: path of its records. ledger: of all studies of these records, a file that may lie outside this kit. columns:
     the study's name of a column -> its name here. max_epsilon, delta: the cap of that ledger (inf: no
     cap, and no ledger). min_sites: fewest sites
-    in a sum. require_masking: refuse sums without masks. allow_share: what gradients may train.
+    in a sum. require_masking: refuse sums in which this site is seen by itself. allow_share: what gradients may train.
+    consortium: the file of the key that sites share where sums are formed on ciphertexts; none agrees to no such study.
     """
 
     model_config = FROZEN
@@ -41,16 +47,17 @@ class SitePolicy(BaseModel):
     require_masking: bool = True
     allow_share: tuple[Share, ...] = ("decoder",)
     columns: dict[str, str] = Field(default_factory=dict)
+    consortium: str = ""
 
     @classmethod
     def loads(cls, text: str) -> "SitePolicy":
         """The policy in a TOML text. Errors: UsageError."""
-        return validated(cls, text, "site.toml")
+        return files.validated(cls, text, "site.toml")
 
     @classmethod
     def load(cls, path: Path) -> "SitePolicy":
         """The policy in a TOML file."""
-        return cls.loads(text_in(path))
+        return cls.loads(files.text_in(path))
 
     def check(self, study: Study, plan: Plan) -> None:
         """Refuse, before anything is computed, what this site does not let happen. Errors: PrivacyRefused."""
@@ -64,11 +71,43 @@ class SitePolicy(BaseModel):
             )
         if self.require_masking and not study.masking:
             raise PrivacyRefused("the study sums without masks, and this site has require_masking = true")
+        if study.encrypted and not self.consortium:
+            # privacy: it rests on no site giving the coordinator the key that all share; masks rest on less
+            raise PrivacyRefused(
+                "the study sums on ciphertexts; to agree, name the sites' key as consortium in this site's site.toml"
+            )
         gradients = any(phase.kind == "gradients" for phase in plan.phases)
         if gradients and study.share not in self.allow_share:
             raise PrivacyRefused(f'share = "{study.share}" is not in this site\'s allow_share')
         if math.isfinite(plan.epsilon) and plan.delta > self.delta:
             raise PrivacyRefused(f"delta {plan.delta:g} is above this site's delta {self.delta:g}")
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a site brings: the study it agreed to, its policy and key, its records, and where its state is kept.
+
+    records: reads (x, y) as the schema says. ledger: of its data, over all studies; None keeps none (simulation).
+    consortium: the key that the sites share, where sums are formed on ciphertexts.
+    """
+
+    study: Study
+    policy: SitePolicy
+    key: SigningKey = field(repr=False)
+    records: Callable[[], Records] = field(repr=False)
+    shelf: files.Shelf = field(repr=False)
+    ledger: Path | None = None
+    consortium: bytes = field(default=b"", repr=False)
+
+    @property
+    def name(self) -> str:
+        """This site's name: that of its key in the roster. Errors: UsageError."""
+        for name, public in self.study.sites.items():
+            if public == self.key.public:
+                return name
+        raise UsageError(
+            "this site's key is not in the study's roster; send its public key to the coordinator"
+        )
 
 
 def reserve(path: Path | None, policy: SitePolicy, whose: tuple[Study, str], plan: Plan) -> None:
@@ -118,3 +157,18 @@ def records_of(policy: SitePolicy, schema: Schema | ImageSchema, folder: Path) -
             )
     chosen = frame[[policy.columns.get(name, name) for name in names]]
     return chosen.set_axis(names, axis=1), None
+
+
+def consortium_key(path: Path, *, make: bool = False) -> bytes:
+    """The key that the sites of a study share, and the coordinator never has; with `make` a fresh one is written.
+
+    Errors: UsageError for a file that is not there, that others may read, or that holds none.
+    """
+    if make:
+        files.write_secretly(path, os.urandom(KEY).hex().encode() + b"\n")
+    text = files.text_in(path).strip()
+    if path.stat().st_mode & 0o077:
+        raise UsageError(f"others may read {path.name}; close it: chmod 600")
+    if not re.fullmatch(rf"[0-9a-f]{{{2 * KEY}}}", text):
+        raise UsageError(f"{path.name} holds no key of a consortium; ask the site that made it")
+    return bytes.fromhex(text)

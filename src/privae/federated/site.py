@@ -9,14 +9,16 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from privae import files
-from privae.custody.keys import SigningKey, signing_key
+from privae.ckks import summation
+from privae.ckks.bits import Form
+from privae.ckks.summation import Party
+from privae.custody.keys import signing_key
 from privae.errors import PrivacyRefused, PrivaeError, ProtocolError, UsageError
 from privae.evaluate.released import RECIPE
 from privae.federated import chain, round
@@ -24,9 +26,9 @@ from privae.federated.chain import Account, Step, charged, decoded, ended, follo
 from privae.federated.fit import Agreed, Ask, Place, Sum, Talk, Texts, begin, noised
 from privae.federated.masking import as_words, derive
 from privae.federated.messages import COORDINATOR, REFUSED, Message, read, refusal
-from privae.federated.policy import Records, SitePolicy, records_of, reserve
+from privae.federated.policy import Own, Records, SitePolicy, consortium_key, records_of, reserve
 from privae.federated.round import KINDS, Fields, Seat, Words
-from privae.federated.study import Study, recipe_for, text_in
+from privae.federated.study import Study, recipe_for
 from privae.plan import MOST_NUMBERS, Plan
 from privae.privacy.ledger import Ledger
 from privae.privacy.noise import NoiseSource
@@ -35,31 +37,6 @@ from privae.training.books import charges_of, follows
 Answer = tuple[Fields, bytes]
 _LOG = logging.getLogger("privae.federated")
 FINISH = "finish"
-
-
-@dataclass(frozen=True)
-class Own:
-    """What a site brings: the study it agreed to, its policy and key, its records, and where its state is kept.
-
-    records: reads (x, y) as the schema says. ledger: of its data, over all studies; None keeps none (simulation).
-    """
-
-    study: Study
-    policy: SitePolicy
-    key: SigningKey = field(repr=False)
-    records: Callable[[], Records] = field(repr=False)
-    shelf: files.Shelf = field(repr=False)
-    ledger: Path | None = None
-
-    @property
-    def name(self) -> str:
-        """This site's name: that of its key in the roster. Errors: UsageError."""
-        for name, public in self.study.sites.items():
-            if public == self.key.public:
-                return name
-        raise UsageError(
-            "this site's key is not in the study's roster; send its public key to the coordinator"
-        )
 
 
 class Site:
@@ -77,12 +54,15 @@ class Site:
 
         Errors: UsageError for a file that is missing or does not read, or a kit that another process works with.
         """
-        study = Study.loads(text_in(kit / "local" / "study.toml"))
+        study = Study.loads(files.text_in(kit / "local" / "study.toml"))
         policy = SitePolicy.load(kit / "local" / "site.toml")
         key = signing_key(kit / "local" / "site.key")
         shelf = files.Shelf(kit / "privae" / study.hash[:16])
         schema = study.schema_of
-        own = Own(study, policy, key, lambda: records_of(policy, schema, kit), shelf, kit / policy.ledger)
+        shared = consortium_key(kit / policy.consortium) if study.encrypted and policy.consortium else b""
+        own = Own(
+            study, policy, key, lambda: records_of(policy, schema, kit), shelf, kit / policy.ledger, shared
+        )
         site = cls(own)
         # privacy: two processes on one kit could answer one sum twice
         site._held.enter_context(files.owned(kit / "privae" / study.hash[:16] / "running"))
@@ -175,6 +155,7 @@ class _Work:
         self.steps: list[Step] = []
         self._left = MOST_NUMBERS // len(own.study.sites)  # noise numbers that delta pays for (rule 5)
         self._words: Words | None = None
+        self._sum = b""  # the last sum that this site decrypted itself
         self._drawn = -1  # the last sum whose noise was counted
         place = Place(self.account.charge, derive(root, "place", name))
         self._talk: Talk = begin(recipe_for(own.study, plan), plan, own.study, place, records)
@@ -192,6 +173,8 @@ class _Work:
             )
         own.study.check(plan)
         own.policy.check(own.study, plan)
+        if own.study.encrypted and summation.name_of(own.consortium) != own.study.consortium:
+            raise UsageError("this site's key of the consortium is another one than the study names")
         if plan.guarantee().epsilon > plan.epsilon:
             raise PrivacyRefused("the plan's phases cost more than its epsilon; plan again")
         records = own.records()
@@ -224,18 +207,25 @@ class _Work:
             self._count(ask)
             return fields | {"texts": self._locked_texts(ask.texts)}, b""
         assert isinstance(ask, Sum)
-        if self._own.study.masking:
+        if self._own.study.masking and not self._own.study.encrypted:
             return fields | {"keys": round.advertise(self._seat)}, b""
         words = self._contribution(ask)
         self._lock("contribution", _hashed(words.tobytes()))
+        if self._own.study.encrypted:
+            seed, body = self._encrypted(ask)
+            return fields | seed, body
         return fields, words.astype(KINDS[ask.word], copy=False).tobytes()
 
     def stage(self, message: Message) -> Answer:
-        """A later stage of a sum under masks."""
-        seat, request, ask = self._seat, message.fields, self._due(message)
+        """A later stage of a sum in which each site is hidden."""
+        ask = self._due(message)
         if not isinstance(ask, Sum) or not self._own.study.masking:
             raise ProtocolError("this sum has no such stage")
         self._charged_before()
+        return self._decrypted(ask, message) if self._own.study.encrypted else self._masked(ask, message)
+
+    def _masked(self, ask: Sum, message: Message) -> Answer:
+        seat, request = self._seat, message.fields
         if message.stage == "keys":
             return round.share_keys(seat, request), b""
         if message.stage == "shares":
@@ -257,6 +247,32 @@ class _Work:
             return round.reveal(seat, request), b""
         raise ProtocolError("a message names a stage that the protocol has not")
 
+    def _encrypted(self, ask: Sum) -> Answer:
+        """This site's contribution as a ciphertext; the same bytes, whenever it is asked for."""
+        fields, body = self._party(ask).contribution(
+            self._contribution(ask), derive(self._seat.secret, "ciphertext")
+        )
+        return dict(fields), body
+
+    def _decrypted(self, ask: Sum, message: Message) -> Answer:
+        """The sum of one set of sites, decrypted; no other is, of this sum."""
+        party, request = self._party(ask), message.fields
+        self._enough(party.members_of(request))
+        if message.stage != "decrypt" or "contribution" not in self._record():
+            raise ProtocolError("this site contributed nothing yet to what it is to decrypt")
+        words = party.decrypted(request, message.body, self._encrypted(ask)[0]["seed"])
+        # privacy: sums of two sets tell the difference, which may be one site's own numbers
+        self._lock("decrypted", _hashed(message.body, request.get("seeds")))
+        self._sum = words.tobytes()
+        fields, body = summation.told(words, request)
+        return dict(fields), body
+
+    def _party(self, ask: Sum) -> Party:
+        circle = self._seat.circle
+        return Party(
+            circle, self._name, Form(len(circle.names), len(ask.values), ask.word), self._own.consortium
+        )
+
     def _told(self, message: Message) -> None:
         start, lines, rest = (
             message.fields.get("position"),
@@ -269,7 +285,13 @@ class _Work:
         for index, (line, size) in enumerate(zip(lines, sizes, strict=True), start):
             raw, rest = bytes(rest[:size]), rest[size:]
             if index == self.position:
-                self._tell(Step.model_validate(line), raw)
+                step = Step.model_validate(line)
+                own = self._sum
+                if not raw and not own:
+                    return  # a sum that others decrypted; it is sent to who says to be behind
+                if own and self._own.study.groups == 1 and hashlib.sha256(own).hexdigest() != step.content:
+                    raise ProtocolError("the coordinator tells of another sum than this site decrypted")
+                self._tell(step, raw or own)
 
     def _tell(self, step: Step, raw: bytes) -> None:
         ask = self._asked()
@@ -277,7 +299,7 @@ class _Work:
         self._count(ask)
         value = decoded(ask, raw, step.word)
         self.steps.append(step)
-        self._words = None
+        self._words, self._sum = None, b""
         self._talk.tell(value)
 
     def _asked(self) -> Ask:

@@ -20,14 +20,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from privae import files
+from privae.ckks.bits import parameters_for
 from privae.data.images import ImageSchema
 from privae.data.schema import Schema
 from privae.errors import PrivacyRefused, UsageError
@@ -41,10 +42,10 @@ from privae.recipes.modality import ImageRecipe, TableRecipe, recipe_of
 from privae.recipes.phases import budget_of, check_plan
 
 Share = Literal["all", "decoder"]
+Way = Literal["masked", "encrypted"]
 Recipe = TableRecipe | ImageRecipe | Evaluation
 _MOST_SITES = 64
 FROZEN = ConfigDict(frozen=True, extra="forbid")
-_Model = TypeVar("_Model", bound=BaseModel)
 _NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 
 
@@ -53,10 +54,10 @@ class Study(BaseModel):
 
     sites: names and public keys (base64), in the order of the roster. plan: its hash. schema_text: the schema that
     all agreed on, TOML for a table, JSON for images. min_sites: fewest sites in a sum. dropouts: how many may vanish
-    from a sum. colluders: how many may tell the coordinator what they know. masking: whether sums are formed under
-    masks. groups: sums are formed in so many groups, and the median of their sums is taken. share: what gradients
-    train. sites_a_person: how many sites may hold a record of one person. attempt: a plan that is run again is a new
-    spend of every site.
+    from a sum. colluders: how many may tell the coordinator what they know. masking: whether a site is hidden in sums.
+    sum: how: under masks, or on ciphertexts under a key that the sites share and that `consortium` names. groups: sums
+    are formed in so many groups, and the median of their sums is taken. share: what gradients train. sites_a_person:
+    how many sites may hold a record of one person. attempt: a plan that is run again is a new spend of every site.
     """
 
     model_config = FROZEN
@@ -70,6 +71,8 @@ class Study(BaseModel):
     dropouts: int = Field(default=0, ge=0)
     colluders: int = Field(default=0, ge=0)
     masking: bool = True
+    sum: Way = "masked"
+    consortium: str = ""
     groups: int = Field(default=1, ge=1)
     share: Share = "decoder"
     sites_a_person: int = Field(default=1, ge=1)
@@ -84,12 +87,17 @@ class Study(BaseModel):
             raise ValueError("sites_a_person is at most the number of sites")
         if not 2 <= len(self.sites) <= _MOST_SITES or smallest < 2:
             raise ValueError(f"a study has 2 to {_MOST_SITES} sites, and each group at least 2")
-        if self.masking and smallest - self.dropouts < max(_threshold(smallest, self.colluders), 1):
+        if self.encrypted and not self.masking:
+            raise ValueError(
+                'masking = false has each site seen by itself; leave it out, or sum = "encrypted"'
+            )
+        left = smallest - self.dropouts
+        if self.masking and not self.encrypted and left < max(_threshold(smallest, self.colluders), 1):
             raise ValueError(
                 f"of {smallest} sites that sum together, {self.dropouts} may not vanish while {self.colluders} "
                 "collude: more than (sites + colluders) / 2 must be left; lower dropouts or colluders"
             )
-        if smallest - self.dropouts - self.colluders < 1 or self.min_sites > smallest - self.dropouts:
+        if left - self.colluders < 1 or self.min_sites > left:
             raise ValueError(
                 "min_sites may be at most the number of sites that sum together, less the dropouts"
             )
@@ -97,8 +105,14 @@ class Study(BaseModel):
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of everything in it."""
-        return files.digest(self.model_dump(mode="json"))
+        """SHA-256 of everything in it; what earlier versions did not know counts where it is said."""
+        later = set() if self.encrypted else {"sum", "consortium"}
+        return files.digest(self.model_dump(mode="json", exclude=later))
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether sums are formed on ciphertexts."""
+        return self.sum == "encrypted"
 
     @property
     def schema_of(self) -> Schema | ImageSchema:
@@ -118,19 +132,9 @@ class Study(BaseModel):
 
     def facts(self, plan: Plan, rounds: str) -> dict[str, Any]:
         """What a model file says of how several sites fitted it: public numbers of the study, and what they cost."""
-        names = (
-            "min_sites",
-            "dropouts",
-            "colluders",
-            "masking",
-            "groups",
-            "share",
-            "sites_a_person",
-            "attempt",
-        )
         person = plan.group_epsilon(self.sites_a_person) if self.sites_a_person > 1 else None
         return {
-            **{name: getattr(self, name) for name in names},
+            **self.model_dump(exclude={"name", "sites", "coordinator", "plan", "schema_text"}),
             "epsilon_for_a_person": "inf" if person == math.inf else person,
             "not_covered": self._not_covered(),
             "study": self.hash,
@@ -157,6 +161,13 @@ class Study(BaseModel):
             else "that sums of one site are seen, noised",
             "sites that send wrong numbers: clipping bounds what one record does, not what a site does",
         ]
+        if self.encrypted:
+            lines += [
+                "the coordinator together with any site, and a site that reads what others send it: all sites hold "
+                "one key, which opens each site's own numbers, with its share of the noise alone; epsilon against a "
+                "coalition of 1 is told",
+                "a coordinator that has different sites decrypt sums over different sets, where sites may vanish",
+            ]
         return [*lines, "a site whose state was set back to an earlier day, or whose signing key others hold"]
 
     def circles(self, query: int) -> tuple[Circle, ...]:
@@ -213,7 +224,9 @@ class Study(BaseModel):
         return found
 
     def _opening(self) -> int:
-        """How many sites, with the coordinator, can open one's own numbers."""
+        """How many sites, with the coordinator, can open one's own numbers: each, where they share one key."""
+        if self.encrypted:
+            return 1
         sizes = [(len(c.names), c.threshold) for c in self.circles(0)]
         return min(2 * t - n if self.dropouts else t for n, t in sizes)
 
@@ -230,6 +243,8 @@ class Study(BaseModel):
             raise UsageError(
                 "the plan was made for another schema than the study's; plan with: privae plan SCHEMA.toml"
             )
+        if self.encrypted:
+            parameters_for(max(len(circle.names) for circle in self.circles(0)))
         if plan.settings.get("own_network"):
             raise UsageError("a network of one's own is code, which no study ships; plan without it")
         # privacy: the noise of every sum rests on the bounds that the plan states, so they are the recipe's own
@@ -277,7 +292,7 @@ class Study(BaseModel):
     @classmethod
     def loads(cls, text: str) -> "Study":
         """The study in a TOML text. Errors: UsageError."""
-        return validated(cls, text, "study")
+        return files.validated(cls, text, "study")
 
 
 def recipe_for(study: Study, plan: Plan, evaluated: bytes | None = None) -> Recipe:
@@ -307,6 +322,8 @@ class Terms(BaseModel):
     dropouts: int = 0
     colluders: int = 1
     masking: bool = True
+    sum: Way = "masked"
+    consortium: str = ""
     groups: int = 1
     share: Share = "decoder"
     sites_a_person: int = 1
@@ -316,7 +333,7 @@ class Terms(BaseModel):
     @classmethod
     def load(cls, path: Path) -> "Terms":
         """The terms in a file. Errors: UsageError."""
-        return validated(cls, text_in(path), path.name).model_copy(update={"folder": path.parent})
+        return files.validated(cls, files.text_in(path), path.name).model_copy(update={"folder": path.parent})
 
     def plan_of(self) -> Plan:
         """The plan that it names. Errors: UsageError."""
@@ -347,17 +364,9 @@ class Terms(BaseModel):
         made = {**fields, "sites": {name: publics[name] for name in self.sites}, "coordinator": coordinator}
         schema = self.schema_of()
         text = schema.dumps() if isinstance(schema, Schema) else schema.model_dump_json()
-        study = _made(Study, {**made, "plan": plan.hash, "schema_text": text}, "study.toml")
+        study = files.made(Study, {**made, "plan": plan.hash, "schema_text": text}, "study.toml")
         study.check(plan)
         return study
-
-
-def text_in(path: Path) -> str:
-    """The text of a file. Errors: UsageError."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise UsageError(f"{path} cannot be read; check the path") from None
 
 
 def declared(path: Path) -> Schema | ImageSchema:
@@ -365,7 +374,7 @@ def declared(path: Path) -> Schema | ImageSchema:
 
     Errors: UsageError for anything else.
     """
-    text = text_in(path)
+    text = files.text_in(path)
     try:
         fields = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -374,27 +383,9 @@ def declared(path: Path) -> Schema | ImageSchema:
         return Schema.load(path)
     if isinstance(fields.get("classes"), int):
         fields["classes"] = [str(number) for number in range(fields["classes"])]
-    return _made(ImageSchema, fields, path.name)
+    return files.made(ImageSchema, fields, path.name)
 
 
 def _threshold(sites: int, colluders: int) -> int:
     """Shares that open a secret: more than (sites + colluders) / 2, so that no two sets are ever both opened."""
     return (sites + colluders) // 2 + 1
-
-
-def validated(model: type[_Model], text: str, where: str) -> _Model:
-    """What a TOML text says. Errors: UsageError, naming the key."""
-    try:
-        return _made(model, tomllib.loads(text), where)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{where} is not valid TOML: {error}") from None
-
-
-def _made(model: type[_Model], fields: Mapping[str, Any], where: str) -> _Model:
-    try:
-        return model.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{where}{f': {place}' if place else ''}: {said[:1].lower()}{said[1:]}") from None

@@ -1,6 +1,7 @@
 """Secret coins: an AES-256-CTR keystream, and exactly rounded Gaussian integers drawn from it."""
 
 import os
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
-from cryptography.hazmat.primitives.ciphers.modes import ECB, GCM
+from cryptography.hazmat.primitives.ciphers.modes import CTR, ECB, GCM
 from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
@@ -37,6 +38,12 @@ def keyed_words(key: bytes, blocks: NDArray[np.uint64]) -> NDArray[np.uint64]:
     encryptor = Cipher(AES256(key), ECB()).encryptor()  # noqa: S305  single blocks, as a pseudorandom function
     made = encryptor.update(np.ascontiguousarray(blocks, dtype="<u8").tobytes()) + encryptor.finalize()
     return np.frombuffer(made, dtype="<u8").reshape(-1, 2)[:, 0]
+
+
+def keystream(key: bytes, nonce: int, count: int) -> NDArray[np.uint64]:
+    """`count` words that follow from a key and a number below 2^64 that names their use: AES-256 in counter mode."""
+    stream = Cipher(AES256(key), CTR(struct.pack(">QQ", nonce, 0))).encryptor()
+    return np.frombuffer(stream.update(bytes(8 * count)), dtype="<u8")
 
 
 class NoiseSource:

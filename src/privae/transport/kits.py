@@ -146,6 +146,11 @@ def _check(terms: "Terms", out: Path, port: int) -> None:
         raise UsageError("--port is a number from 1 to 65535")
     for name, public in terms.sites.items():
         _check_key(name, public)
+    if terms.sum == "encrypted" and not terms.consortium:
+        raise UsageError(
+            "sums on ciphertexts need a key that the sites share: one of them makes it with "
+            "`privae federated key FILE --consortium`, and its name goes into the study as consortium"
+        )
     # what does not go together is told before certificates are made
     terms.study({name: key or name for name, key in terms.sites.items()}, "the coordinator's")
 
@@ -180,13 +185,19 @@ def _furnished(terms: "Terms", out: Path, address: tuple[str, int]) -> Kits:
         close_site(kit)
         _write(kit / "local" / "site.toml", _SITE_TOML)
         key = _OWN_KEY if name in own else _MADE_KEY
-        _page(kit, _SITE_PAGE, name=name, where=where, key=key, sums=_MASKED if study.masking else _BARE)
+        _page(kit, _SITE_PAGE, name=name, where=where, key=key, sums=_hidden(study))
     close_server(kits.coordinator)
     _page(kits.coordinator, _SERVER_PAGE, name=study.name, port=str(address[1]))
     _page(kits.admin, _ADMIN_PAGE, name=study.name, where=where)
     for kit in (*sites.values(), kits.coordinator, kits.admin):
         _write(kit / "local" / "study.toml", study.dumps())
     return kits
+
+
+def _hidden(study: "Study") -> str:
+    if study.encrypted:
+        return _SUMMED
+    return _MASKED if study.masking else _BARE
 
 
 def _key(kit: Path, name: str) -> str:
@@ -268,6 +279,9 @@ _SITE_TOML = """# What this site lets happen, whatever a study asks for. No job 
 # min_sites = 3
 # require_masking = true
 
+# Sums on ciphertexts instead of masks, where the study says so: the file of the key that the sites share.
+# consortium = "local/consortium.key"
+
 # What training by gradients may share: "decoder", or "all", which the encoder's weights are part of.
 # allow_share = ["decoder"]
 
@@ -283,6 +297,10 @@ _OWN_KEY = """The study names the public key that you sent. Put that very key in
 copy the file that you made it in to `local/site.key`, and `chmod 600` it."""
 
 _MASKED = "with this site's share of the noise, and masked so that only the sum over the sites can be read"
+_SUMMED = (
+    "with this site's share of the noise, and encrypted under the key that the sites share\n"
+    "(`consortium` in `local/site.toml`: get the file from the site that made it, and never give it to the coordinator)"
+)
 _BARE = "with all of the plan's noise, and not masked: the coordinator reads this site's own"
 
 _SITE_PAGE = """# The kit of $name
@@ -312,7 +330,7 @@ You need: Python with `pip install 'privae[federated]'`, this folder, and TCP po
 1. `startup/start.sh`. It runs as you, and starts again if it dies. `startup/stop.sh` ends it.
 
 There is nothing to edit. The state of the study is in `privae/`: after a crash the next `privae federated run` goes
-on from there. This machine sees masked messages and their sums, never a site's own numbers. Whoever holds
+on from there. This machine sees masked or encrypted messages and their sums, never a site's own numbers. Whoever holds
 `local/coordinator.key` can speak as the coordinator: keep this folder as you keep a password.
 """
 

@@ -1,5 +1,6 @@
 """All places of a study in one process: the same code and the same messages, without a network."""
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,14 +12,15 @@ import numpy as np
 import pandas as pd
 
 from privae import files
+from privae.ckks import summation
 from privae.custody.keys import signing_key
 from privae.data.schema import Schema
 from privae.data.values import column_of
 from privae.errors import UsageError
 from privae.federated import EVALUATED
 from privae.federated.coordinator import Coordinator
-from privae.federated.policy import Records, SitePolicy
-from privae.federated.site import Own, Site
+from privae.federated.policy import Own, Records, SitePolicy
+from privae.federated.site import Site
 from privae.federated.study import Study, Terms
 from privae.plan import Plan
 from privae.training.watch import Watch
@@ -47,10 +49,13 @@ def assemble(
     with tempfile.TemporaryDirectory() as scratch:
         made = {name: signing_key(Path(scratch) / name) for name in (*terms.sites, "the coordinator")}
     publics = {name: key.public for name, key in made.items()}
+    shared = os.urandom(summation.KEY) if terms.sum == "encrypted" else b""
+    terms = terms.model_copy(update={"consortium": summation.name_of(shared)}) if shared else terms
     study = terms.study(publics, publics["the coordinator"])
     policy = _policy(study, plan)
+    records = {name: partial(parts.__getitem__, name) for name in study.sites}
     sites = {
-        name: Site(Own(study, policy, made[name], partial(parts.__getitem__, name), files.Shelf()))
+        name: Site(Own(study, policy, made[name], records[name], files.Shelf(), consortium=shared))
         for name in study.sites
     }
     state, results, content = files.Shelf(), files.Shelf(folder), terms.evaluated()
@@ -127,4 +132,5 @@ def _policy(study: Study, plan: Plan) -> SitePolicy:
         min_sites=study.min_sites,
         require_masking=study.masking,
         allow_share=("all", "decoder"),
+        consortium="held in memory" if study.encrypted else "",
     )

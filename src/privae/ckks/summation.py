@@ -1,0 +1,322 @@
+"""One sum of integers of several parties, formed on ciphertexts by somebody who cannot read them: a state machine.
+
+    open      each party: its integers, encrypted  -> the set of parties in the sum; their ciphertexts are added
+    decrypt   the set, their seeds, the sum        -> each party: the sum, exact modulo 2^32 or 2^64
+
+`Party` is a party's side, `Gathering` that of whoever adds: functions of what came in, without input, output, clock or
+coin. Nobody who falls out has to be recovered: who did not come to `open` is not in the sum, who does not come to
+`decrypt` is not needed, as long as one does.
+
+Encryption is CKKS on coefficients (`exact`): c0 = f x + e - a s, one prime, ring degree 4096, 128 bits of security and
+more. Of n parties f = 42 n + 1, and an error is at most 21 (SEAL's own distribution: 21 coins minus 21 coins), so
+rounding gives back the very integers, always. Numbers travel in as many bits as the prime has, and `a` as the seed that
+it follows from, upwards and downwards: the sum of all `a` follows from the seeds of the set. 8 bytes travel as two
+halves of 4. The key of one sum, s, follows from the parties' common key and what names the sum. Three numbers more,
+inner products of a party's integers with secret random ones, show that what is decrypted is the sum over this very set,
+under this key, and not changed since: a forgery passes with a probability below 2^-60.
+
+Guarantee: who adds, and holds no key, learns what a party tells it and nothing else, if ring-LWE and AES-256 hold.
+What is decrypted and told is a function of the integers alone, so decryptions may be shared: the attack of Li and
+Micciancio needs the noise of approximate ones, which rounding took away, and none has to be drowned (IND-CPA^D).
+Assumed: that no party gives the key, or what it decrypts beyond the sum, to who adds. Whoever has both the key and a
+party's ciphertext reads that party's own integers. Masks (`federated.round`) assume no such thing.
+Source: Li and Micciancio 2020, https://eprint.iacr.org/2020/1533; carried checks: Agrawal, Boneh 2009, section 4.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privae.ckks import residues as kernel
+from privae.ckks.bits import CHECKS, DEGREE, ERROR, HALF, Form, factor_of
+from privae.ckks.exact import uniform
+from privae.ckks.residues import Residues
+from privae.ckks.scheme import transformed
+from privae.errors import ProtocolError
+from privae.files import canonical_json
+from privae.privacy.noise import keystream
+
+Words = NDArray[np.unsignedinteger[Any]]
+Integers = NDArray[np.int64]
+Fields = dict[str, Any]
+Answer = tuple[Mapping[str, Any], bytes]
+
+KEY = 32
+"""Bytes of the key that all parties share."""
+STAGES = ("open", "decrypt")
+
+
+class Members(Protocol):
+    """Who sums together: names in order, how many must be in a sum, and what names this one sum."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All parties."""
+        ...
+
+    @property
+    def need(self) -> int:
+        """The fewest in a sum."""
+        ...
+
+    @property
+    def context(self) -> str:
+        """Names this one sum."""
+        ...
+
+    def check(self, names: Sequence[Any], among: Sequence[str], least: int) -> tuple[str, ...]:
+        """The names in order. Errors: ProtocolError unless they are distinct, of `among`, and enough."""
+        ...
+
+
+def name_of(key: bytes) -> str:
+    """What a key is called in public; nothing else follows from it."""
+    return _derived(key, "name").hex()
+
+
+@dataclass(frozen=True)
+class Party:
+    """One party in one sum. key: that all parties share."""
+
+    circle: Members
+    name: str
+    form: Form
+    key: bytes = field(repr=False)
+
+    def contribution(self, words: Words, coins: bytes) -> Answer:
+        """Answer to "open": this party's numbers, encrypted, and the seed of their ciphertexts' other half.
+
+        coins: 32 secret bytes; the same ones and words give the same bytes. privacy: other words with the same coins
+        draw other errors and another seed, for two ciphertexts that share them would tell the difference.
+        """
+        form, coins = self.form, _derived(coins, "coins", hashlib.sha256(words.tobytes()).hexdigest())
+        seed = _derived(coins, "seed")
+        halves = _halves(words)
+        numbers = np.concatenate([halves, self._checks(halves)])
+        noisy = numbers * factor_of(form.parties) + _errors(_derived(coins, "errors"), form.numbers)
+        residues = (noisy % form.prime).astype(np.uint64)
+        return {"seed": seed.hex()}, form.written(
+            kernel.minus(residues, self._hidden(form.random(seed)), form.prime)
+        )
+
+    def decrypted(self, request: Mapping[str, Any], body: bytes, own: str) -> Words:
+        """The sum in a request to "decrypt". own: the seed of this party's contribution.
+
+        Errors: ProtocolError unless it is the sum over the set that the request names, this party among them.
+        """
+        form, names = self.form, self.members_of(request)
+        seeds = request.get("seeds")
+        if not isinstance(seeds, dict) or set(seeds) != set(names) or seeds[self.name] != own:
+            raise ProtocolError("a request to decrypt does not bring the seeds of its set of sites")
+        raws = {_seed_of(seed) for seed in seeds.values()}
+        if len(raws) != len(names):
+            raise ProtocolError("a request to decrypt brings one ciphertext twice")
+        total = np.zeros((form.blocks, DEGREE), np.uint64)
+        for raw in raws:
+            total = kernel.plus(total, form.random(raw), form.prime)
+        return self._rounded(kernel.plus(form.read(body), self._hidden(total), form.prime), len(names))
+
+    def members_of(self, request: Mapping[str, Any]) -> tuple[str, ...]:
+        """The set that a request names, with this party in it, and enough others (guarantees.md rule 23)."""
+        names = request.get("members")
+        if not isinstance(names, list):
+            raise ProtocolError("a request names no set of sites")
+        members = self.circle.check(names, self.circle.names, self.circle.need)
+        if self.name not in members:
+            raise ProtocolError("a request leaves this site out of the sum that it is to decrypt")
+        return members
+
+    def _rounded(self, phase: Residues, count: int) -> Words:
+        form, factor = self.form, factor_of(self.form.parties)
+        whole = phase.astype(np.int64)
+        whole -= np.where(whole > form.prime // 2, form.prime, 0)
+        sums = (whole + factor // 2) // factor
+        kept, checks = sums[: -len(CHECKS)], sums[-len(CHECKS) :]
+        if (checks % CHECKS != self._checks(kept) % CHECKS).any():
+            raise ProtocolError(
+                "what is to be decrypted is not the sum of these sites under this key: it was changed, or is another's"
+            )
+        return _whole(kept, count, form.word)
+
+    def _hidden(self, random: Residues) -> Residues:
+        """Coefficients of a polynomial's product with the secret key of this sum, as many as are in use."""
+        parameters, prime = self.form.parameters, self.form.prime
+        product = kernel.multiplied(random, self._secret[None], prime)
+        whole = transformed(parameters, product[:, None], forward=False).reshape(-1)
+        found: Residues = whole[: self.form.numbers]
+        return found
+
+    @cached_property
+    def _secret(self) -> Residues:
+        """The secret key of this sum, uniform among polynomials of -1, 0 and 1, transformed: [N]."""
+        prime = self.form.prime
+        ternary = uniform(_derived(self.key, "secret", self.circle.context), 3, DEGREE)
+        small = (ternary.astype(np.int64) - 1) % prime
+        found: Residues = transformed(
+            self.form.parameters, small.astype(np.uint64)[None, None], forward=True
+        )[0, 0]
+        return found
+
+    def _checks(self, numbers: Integers) -> Integers:
+        """Inner products with numbers that only parties know, modulo a prime each; those of sums are sums of them."""
+        found = []
+        for prime in CHECKS:
+            weights = uniform(_derived(self.key, "checks", self.circle.context), prime, len(numbers))
+            found.append(int((numbers % prime * weights.astype(np.int64) % prime).sum()) % prime)
+        return np.array(found, np.int64)
+
+
+@dataclass
+class Gathering:
+    """The side of who adds, in one sum of `count` words of 4 or 8 bytes; it holds no key. See `federated.round.Round`.
+
+    body: what a request brings beside its fields. teller: the party that is asked for the sum itself; the others tell
+    its hash, and all of them must be the same one.
+    """
+
+    circle: Members
+    count: int
+    word: int
+    stage: str = STAGES[0]
+    members: tuple[str, ...] = ()
+    seeds: dict[str, str] = field(default_factory=dict)
+    teller: str = ""
+    total: NDArray[Any] | None = field(default=None, repr=False)
+    answers: dict[str, Answer] = field(default_factory=dict, repr=False)
+    done: bool = False
+
+    @cached_property
+    def form(self) -> Form:
+        """How the numbers travel."""
+        return Form(len(self.circle.names), self.count, self.word)
+
+    @property
+    def body(self) -> bytes:
+        """The encrypted sum, at the stage that decrypts it."""
+        if self.total is None or self.done:
+            return b""
+        return self.form.written(self.total)
+
+    @property
+    def least(self) -> int:
+        """Answers without which this stage does not end."""
+        return self.circle.need if self.stage == STAGES[0] else 1
+
+    def asked(self) -> tuple[str, ...]:
+        """Who is asked at this stage."""
+        return self.circle.names if self.stage == STAGES[0] else self.members
+
+    def requests(self) -> dict[str, Fields]:
+        """What to ask those who have not answered this stage yet."""
+        if self.done:
+            return {}
+        known: Fields = {"members": list(self.members), "seeds": self.seeds}
+        told: Fields = {} if self.stage == STAGES[0] else known
+        return {n: told | {"whole": n == self.teller} for n in self.asked() if n not in self.answers}
+
+    def take(self, name: str, answer: Answer) -> None:
+        """Keep the answer of a party. Errors: ProtocolError for one that does not fit the stage."""
+        if self.done or name not in self.asked() or name in self.answers:
+            return
+        fields, body = answer
+        if self.stage == STAGES[0]:
+            seeds = {str(theirs.get("seed")) for theirs, _ in self.answers.values()}
+            if _seed_of(fields.get("seed")).hex() in seeds:
+                raise ProtocolError(f"{name} sends the seed of another site")
+            self.form.read(body)
+        elif body and (len(body) != self.count * self.word or _hashed(body) != fields.get("sum")):
+            raise ProtocolError(f"{name} tells of another sum than it sends")
+        self.answers[name] = answer
+
+    def advance(self, waiting: Sequence[str] = ()) -> bool:
+        """Go on if everybody answered, or enough did and none of `waiting` is missing; see `Round.advance`."""
+        missing = [name for name in self.asked() if name not in self.answers]
+        if self.done or (missing and (len(self.answers) < self.least or set(missing) & set(waiting))):
+            return False
+        return self._added() if self.stage == STAGES[0] else self._told()
+
+    def state(self) -> Fields:
+        """What was decided so far, JSON-ready; with `total`, all that is needed to go on after a kill."""
+        return {"stage": self.stage, "members": list(self.members), "seeds": self.seeds}
+
+    def restore(self, state: Mapping[str, Any], total: bytes) -> None:
+        """Inverse of `state`; answers to the present stage are asked for again."""
+        self.stage, self.members, self.seeds = state["stage"], tuple(state["members"]), dict(state["seeds"])
+        self.total, self.teller = np.frombuffer(total, "<u8").copy(), self.members[0]
+
+    def _added(self) -> bool:
+        self.members = tuple(name for name in self.circle.names if name in self.answers)
+        total = np.zeros(self.form.numbers, np.uint64)
+        for name in self.members:
+            total = kernel.plus(total, self.form.read(self.answers[name][1]), self.form.prime)
+            self.seeds[name] = str(self.answers[name][0]["seed"])
+        self.total, self.stage, self.teller, self.answers = total, STAGES[1], self.members[0], {}
+        return True
+
+    def _told(self) -> bool:
+        if len({str(fields.get("sum")) for fields, _ in self.answers.values()}) > 1:
+            self.answers = {}
+            raise ProtocolError(
+                "sites tell of different sums of one set of ciphertexts: one of them is wrong"
+            )
+        whole = next((body for _, body in self.answers.values() if body), b"")
+        if not whole and self.count:
+            self.teller = next(name for name in self.members if name in self.answers)
+            del self.answers[self.teller]  # asked again, for who should tell the sum is away
+            return False
+        self.total, self.done = np.frombuffer(whole, f"<u{self.word}"), True
+        return True
+
+
+def told(words: Words, request: Mapping[str, Any]) -> Answer:
+    """Answer to "decrypt": the hash of the sum, and the sum itself if this party is asked for it."""
+    raw = words.tobytes()
+    return {"sum": _hashed(raw)}, raw if request.get("whole") is True else b""
+
+
+def _hashed(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _derived(key: bytes, *facts: str) -> bytes:
+    """32 bytes that follow from a key and what names their use; others give independent ones (HMAC-SHA256)."""
+    return hmac.digest(key, canonical_json(["privae sums", *facts]), "sha256")
+
+
+def _seed_of(text: Any) -> bytes:  # noqa: ANN401  whatever a peer put there
+    try:
+        raw = bytes.fromhex(text)
+    except (TypeError, ValueError):
+        raw = b""
+    if len(raw) != KEY:
+        raise ProtocolError("the seed of a ciphertext does not read")
+    return raw
+
+
+def _errors(seed: bytes, count: int) -> Integers:
+    """Errors of ciphertexts, of standard deviation 3.24: 21 coins minus 21 coins."""
+    words, ones = keystream(seed, 0, count), np.uint64(2**ERROR - 1)
+    heads = np.bitwise_count(words & ones).astype(np.int64)
+    tails = np.bitwise_count((words >> np.uint64(ERROR)) & ones).astype(np.int64)
+    found: Integers = heads - tails
+    return found
+
+
+def _halves(words: Words) -> Integers:
+    """Words as halves of 32 bits, shifted down to lie around zero."""
+    small = np.ascontiguousarray(words, f"<u{words.itemsize}").view("<u4")
+    found: Integers = small.astype(np.int64) - HALF
+    return found
+
+
+def _whole(sums: Integers, count: int, word: int) -> Words:
+    """Inverse of `_halves` for the sum of `count` parties, modulo 2^32 or 2^64."""
+    found = (sums + count * HALF).view(np.uint64)
+    joined = found[::2] + (found[1::2] << np.uint64(32)) if word == 8 else found
+    return joined.astype(f"<u{word}")

@@ -1,0 +1,1 @@
+"""What serves others: models over HTTP that are computed on ciphertexts, and the verbs around them."""

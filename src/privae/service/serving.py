@@ -1,0 +1,188 @@
+"""The server's verbs of `privae encrypted`: what a model takes, one computation by files, and the service."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from privae.cli import examples
+from privae.cli import options as given
+from privae.cli.terminal import Terminal, aligned
+from privae.errors import PrivacyRefused
+from privae.service.commands import encrypted
+
+if TYPE_CHECKING:
+    from privae.encrypted.offer import Offer, Served
+
+Anything = Annotated[Path, given.argument("FILE", "A model (.privae), an offer (.json), or a .pvhe file.")]
+MaybeOffered = Annotated[
+    Path | None,
+    given.option("--offer", text="The offer to keep to. Default: scores only, standard precision."),
+]
+PublicKeys = Annotated[
+    Path, given.option("--keys", text="The public keys that came with the records (.pvhe).")
+]
+Records = Annotated[Path, given.argument("RECORDS", "Packed records (.pvhe).")]
+Outputs = Annotated[
+    str,
+    given.option("--outputs", text="Of score, codes, reconstruction; commas between. Default: score alone."),
+]
+Precision = Annotated[str, given.option("--precision", text="fast, standard (default) or precise.")]
+Host = Annotated[str, given.option("--host", text="Which address to listen at. Default: 127.0.0.1.")]
+Port = Annotated[int, given.option("--port", text="Which port to listen at. Default: 8010.")]
+Hourly = Annotated[int, given.option("--hourly", text="Most records scored in an hour. Default: 50000.")]
+Plain = Annotated[
+    bool,
+    given.option("--not-private", text="Serve a model without a guarantee: whoever asks enough learns it."),
+]
+
+
+@encrypted.command(
+    epilog=examples(
+        "privae encrypted inspect scans.privae -o offer.json",
+        "privae encrypted inspect scans.privae --outputs score,codes --precision precise",
+        "privae encrypted inspect records.pvhe",
+    )
+)
+def inspect(
+    file: Anything,
+    output: given.MaybeOutput = None,
+    outputs: Outputs = "score",
+    precision: Precision = "standard",
+    quiet: given.Quiet = False,
+    as_json: given.AsJson = False,
+) -> None:
+    """Say what a model takes to be computed on ciphertexts, and write its offer; or what a file holds."""
+    out = Terminal(quiet, as_json)
+    if file.suffix == ".pvhe":
+        from privae.ckks.container import load
+
+        header = load(file).header()
+        rows = [("holds", header["kind"]), *_parameters(header["parameters"]), ("key", header["key"][:16])]
+        out.answer(
+            aligned([*rows, *((name, str(value)[:60]) for name, value in header["about"].items())]), header
+        )
+        return
+    with out.progress(f"reading {file.name}"):
+        from privae.encrypted.offer import Offer
+
+        known = file.suffix == ".json"
+        offer = Offer.read(file) if known else _served(file, outputs.split(","), precision).offer
+        if output is not None:
+            offer.write(output)
+    written = f"\n\nwrote {output}: give it to whoever has records" if output else ""
+    out.answer(f"{_described(offer)}{written}", offer.to_dict())
+
+
+@encrypted.command(
+    epilog=examples("privae encrypted score scans.privae records.pvhe --keys clinic.pvhe -o results.pvhe")
+)
+def score(  # noqa: PLR0913  one parameter an option
+    model: given.Model,
+    records: Records,
+    keys: PublicKeys,
+    output: given.Output,
+    offer: MaybeOffered = None,
+    plain: Plain = False,
+    quiet: given.Quiet = False,
+    as_json: given.AsJson = False,
+) -> None:
+    """Compute a model on packed records, without a secret key: the server's side, by files."""
+    out = Terminal(quiet, as_json)
+    with out.progress(f"loading {model.name}") as watch:
+        from privae import files
+        from privae.ckks.container import load
+        from privae.encrypted import scoring
+
+        files.check_writable(output)
+        served = _kept_to(model, offer, plain=plain)
+        packed = load(records, "records")
+        results = scoring.score(served, scoring.Keys.of(load(keys, "keys"), served.offer), packed, watch)
+        results.write(output)
+    text = f"wrote {output}: results of {packed.about['rows']} records, for whoever has their key"
+    out.report(text, {"output": output, "records": packed.about["rows"], "bytes": output.stat().st_size})
+
+
+@encrypted.command(epilog=examples("privae encrypted serve scans.privae --port 8010"))
+def serve(  # noqa: PLR0913  one parameter an option
+    model: given.Model,
+    outputs: Outputs = "score",
+    precision: Precision = "standard",
+    host: Host = "127.0.0.1",
+    port: Port = 8010,
+    hourly: Hourly = 50_000,
+    plain: Plain = False,
+    quiet: given.Quiet = False,
+) -> None:
+    """Serve a model over HTTP. It holds no secret key; put a proxy with TLS and log-in before it."""
+    out = Terminal(quiet, as_json=False)
+    with out.progress(f"loading {model.name}"):
+        from privae.ckks.scheme import library
+
+        library()  # names the extra, if it is not there
+        import uvicorn
+
+        from privae.service import web
+
+        served = _served(model, outputs.split(","), precision, plain=plain)
+        application = web.service(served, web.Limits(hourly=hourly))
+    out.note(f"{_described(served.offer)}\n\nlistening at http://{host}:{port}; stop with Ctrl-C")
+    uvicorn.run(application, host=host, port=port, log_level="error", access_log=False)
+
+
+def _served(
+    model: Path, outputs: list[str], precision: str, *, plain: bool = True, known: "Offer | None" = None
+) -> "Served":
+    """A model, compiled. plain: even if it was fitted without noise. Errors: PrivacyRefused for such a one."""
+    from privae.cli import request
+    from privae.encrypted.offer import served
+
+    fitted = request.load(model)
+    if not plain and not math.isfinite(fitted.guarantee.epsilon):
+        raise PrivacyRefused(
+            "this model was fitted without noise, and whoever asks enough learns its weights: serve a private fit, "
+            "or say --not-private"
+        )
+    return served(fitted.fitted_, fitted.identity, [name.strip() for name in outputs], precision, known)
+
+
+def _kept_to(model: Path, offer: Path | None, *, plain: bool) -> "Served":
+    """A model, compiled as its offer says."""
+    if offer is None:
+        return _served(model, ["score"], "standard", plain=plain)
+    from privae.encrypted.circuit import PRECISION
+    from privae.encrypted.offer import Offer
+
+    known = Offer.read(offer)
+    named = {2.0**bits: name for name, bits in PRECISION.items()}
+    return _served(model, list(known.outputs), named.get(known.scale, ""), plain=plain, known=known)
+
+
+def _parameters(stored: dict[str, Any]) -> list[tuple[str, str]]:
+    total = sum(stored["bits"])
+    return [
+        (
+            "parameters",
+            f"degree {stored['degree']}, {len(stored['bits'])} primes of {total} bits, 128-bit security",
+        )
+    ]
+
+
+def _described(offer: "Offer") -> str:
+    """An offer as a person reads it."""
+    parameters = offer.parameters
+    rows = [
+        *_parameters(parameters.to_dict()),
+        ("levels", f"{parameters.levels} products one upon another"),
+        ("records", f"{offer.inputs} numbers each; up to {parameters.slots} in a batch"),
+    ]
+    for name, output in offer.outputs.items():
+        many = f"{output.width} numbers" if output.width > 1 else "1 number"
+        rows.append(
+            (
+                name,
+                f"{many} a record, off by at most {output.error:.2g} (strangest records: {output.worst:.2g})",
+            )
+        )
+    single = len(set().union(*offer.rotations.values())) if offer.rotations else 0
+    rows.append(("keys", f"relinearisation, and {single} rotations for single records"))
+    return aligned(rows)
