@@ -14,9 +14,7 @@ Flower is asked for in an environment of its own (requirements-federated.txt): -
 Data: ../shared/data; census rows are packaged.
 """
 
-import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,9 +25,7 @@ import federated_fits
 import federated_kills
 import federated_masks
 import torch
-from harness import RESULTS, SHARED, Report, parser
-
-from privae.files import code_version
+from harness import SHARED, Report, kept, measured, parser
 
 Part = Callable[[Report, Any], None]
 PARTS: tuple[Part, ...] = (
@@ -43,28 +39,6 @@ PARTS: tuple[Part, ...] = (
     federated_engine.engine,
     federated_kills.kills,
 )
-
-
-def measured(report: Report, part: Part, options: Any) -> None:
-    """Run one part; its checks and what it did not measure bear its name, and its time the version of the code."""
-    start, known = time.monotonic(), (len(report.checks), len(report.not_measured))
-    part(report, options)
-    for found, before in zip((report.checks, report.not_measured), known, strict=True):
-        for one in found[before:]:
-            one["part"] = part.__name__
-    seconds = time.monotonic() - start
-    report.row(part="seconds", of=part.__name__, seconds=seconds, privae=code_version())
-
-
-def kept(report: Report, again: str) -> None:
-    """Put what was measured of one part in the place of what the results hold of it."""
-    path = RESULTS / f"federated{'.quick' if report.quick else ''}.json"
-    before = json.loads(path.read_text(encoding="utf-8"))
-    for name in ("rows", "checks", "not_measured"):
-        old = [one for one in before[name] if again not in (one["part"], one.get("of"))]
-        getattr(report, name)[:] = [*old, *getattr(report, name)]
-    report.started = time.time() - sum(row["seconds"] for row in report.rows if row["part"] == "seconds")
-    report.write()
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -62,6 +63,28 @@ class Report:
         path = RESULTS / f"{self.name}{'.quick' if self.quick else ''}.json"
         path.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
         print(f"wrote {path.name}: {sum(c['met'] for c in self.checks)} of {len(self.checks)} checks met")
+
+
+def measured(report: Report, part: Callable[[Report, Any], None], options: Any) -> None:
+    """Run one part; its checks and what it did not measure bear its name, and its time the version of the code."""
+    start, known = time.monotonic(), (len(report.checks), len(report.not_measured))
+    part(report, options)
+    for found, before in zip((report.checks, report.not_measured), known, strict=True):
+        for one in found[before:]:
+            one["part"] = part.__name__
+    seconds = time.monotonic() - start
+    report.row(part="seconds", of=part.__name__, seconds=seconds, privae=code_version())
+
+
+def kept(report: Report, again: str) -> None:
+    """Put what was measured of one part in the place of what the results hold of it."""
+    path = RESULTS / f"{report.name}{'.quick' if report.quick else ''}.json"
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("rows", "checks", "not_measured"):
+        old = [one for one in before[name] if again not in (one["part"], one.get("of"))]
+        getattr(report, name)[:] = [*old, *getattr(report, name)]
+    report.started = time.time() - sum(row["seconds"] for row in report.rows if row["part"] == "seconds")
+    report.write()
 
 
 def machine() -> str:
