@@ -7,7 +7,8 @@ import pytest
 
 from privae.ckks import container
 from privae.encrypted import scoring
-from privae.encrypted.offer import Offer, numbers_of
+from privae.encrypted.keys import KeyRing
+from privae.encrypted.offer import Offer, numbers_of, served
 from privae.errors import ArtifactError, UsageError
 
 
@@ -175,3 +176,15 @@ def test_two_encryptions_of_a_record_share_no_byte_pattern(place, digits):
     one, other = (scoring.pack(known, place.ring, digits.x[:1], 1).body for _ in range(2))
     same = np.frombuffer(one, np.uint8) == np.frombuffer(other, np.uint8)
     assert same.mean() < 0.05
+
+
+def test_a_polynomial_network_is_scored_from_records_to_the_squared_error(square, digits):
+    model = served(square.fitted_, square.identity)
+    ring, public = KeyRing.made(model.offer.parameters)
+    x = digits.x[1500:1510]
+    keys = scoring.Keys.of(public, model.offer)
+    results = scoring.score(model, keys, scoring.pack(model.offer, ring, x, 0))
+    found = scoring.unpack(model.offer, ring, results)["score"]
+    right = model.compiled.evaluate(numbers_of(model.offer.schema, x))["score"]
+    assert np.abs(found - right).max() <= model.offer.outputs["score"].worst
+    assert np.abs(found - right).max() < 1e-3
