@@ -134,7 +134,7 @@ def test_what_the_adder_sees_is_uniform_and_another_key_opens_nothing() -> None:
     assert share == pytest.approx(1 / 8, abs=0.02)
     one, sent = gathered(circle, parties, {"ares": zeros, "bion": zeros})
     stranger = replace(parties["ares"], key=b"k" * 32)
-    with pytest.raises(ProtocolError, match="another's"):
+    with pytest.raises(ProtocolError, match="not the sum"):
         stranger.decrypted(one.requests()["ares"], one.body, sent["ares"][0]["seed"])
     elsewhere = replace(parties["ares"], circle=replace(circle, context="study/1/0"))
     with pytest.raises(ProtocolError, match="not the sum"):
@@ -150,9 +150,7 @@ def test_what_is_not_the_sum_over_the_set_is_not_decrypted(change) -> None:
     party, own, body = parties["ares"], sent["ares"][0]["seed"], one.body
     request = json.loads(json.dumps(one.requests()["ares"]))
     if change == "one number":
-        total = one.total.copy()
-        total[2] = (total[2] + np.uint64(factor_of(4))) % np.uint64(one.form.prime)
-        body = one.form.written(total)
+        body = changed(one, 2, factor_of(4))
     elif change == "another set":
         request["members"].remove("doris")
         del request["seeds"]["doris"]
@@ -169,6 +167,54 @@ def test_what_is_not_the_sum_over_the_set_is_not_decrypted(change) -> None:
     with pytest.raises(ProtocolError):
         party.decrypted(request, body, own)
     party.decrypted(one.requests()["ares"], one.body, own)
+
+
+def changed(one, index, by):
+    """The body of a sum, one of whose coefficients was changed."""
+    total = one.total.copy()
+    total[index] = (int(total[index]) + by) % one.form.prime
+    return one.form.written(total)
+
+
+@pytest.mark.parametrize("by", [1, -1, 20, 84, 85, 1000, 2**31 - 1])
+def test_a_change_is_refused_alike_whether_or_not_rounding_would_take_it_away(by) -> None:
+    """No oracle: were one within the noise decrypted, the refusals of others would tell the noise, and so the key."""
+    circle, parties = parties_of()
+    one, sent = gathered(circle, parties, words_of(circle.names, 5, 4))
+    party, own, said = parties["ares"], sent["ares"][0]["seed"], set()
+    for index in range(len(one.total)):  # checks, too
+        with pytest.raises(ProtocolError) as caught:
+            party.decrypted(one.requests()["ares"], changed(one, index, by), own)
+        said.add(str(caught.value))
+    assert said == {summation.REFUSAL}
+
+
+def test_what_is_refused_is_refused_before_the_key_of_the_sum_is_in_use(monkeypatch) -> None:
+    circle, parties = parties_of()
+    one, sent = gathered(circle, parties, words_of(circle.names, 5, 4))
+
+    def used(self, random):
+        raise AssertionError("decrypted")
+
+    monkeypatch.setattr(Party, "_hidden", used)
+    own, request = sent["ares"][0]["seed"], one.requests()["ares"]
+    with pytest.raises(ProtocolError, match="one request a sum"):
+        parties["ares"].decrypted(request, changed(one, 0, 1), own)
+    with pytest.raises(AssertionError, match="decrypted"):
+        parties["ares"].decrypted(request, one.body, own)
+
+
+def test_checks_are_uniform_whatever_they_are_of_and_no_two_have_the_same_weights() -> None:
+    _, parties = parties_of(numbers=1)
+    party, prime = parties["ares"], parties["ares"].form.prime
+    seeds = [bytes([i % 256, i // 256]) * 16 for i in range(1000)]
+    found = np.stack([party._checks(np.ones(1, np.uint64), [seed]) for seed in seeds])
+    assert len(np.unique(found)) == found.size
+    assert found.mean(0) / prime == pytest.approx(np.full(3, 0.5), abs=0.05)
+    assert len(set(party._checks(np.ones(1, np.uint64), []).tolist())) == 3
+    large = np.full(2**16, prime - 1, np.uint64)
+    assert summation._sum_of(large) == 2**16 * (prime - 1)
+    assert summation._sum_of(np.full(2**16, 2**50 - 1, np.uint64)) == 2**16 * (2**50 - 1)
 
 
 def test_one_partys_own_numbers_are_not_decrypted_as_a_sum() -> None:

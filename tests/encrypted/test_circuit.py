@@ -149,3 +149,41 @@ def test_a_rotation_key_serves_this_program_and_no_more():
     twin = Counting(PARAMETERS, primes_of(PARAMETERS))
     program.run(twin, twin.encrypt(np.zeros(4), SCALE), tuple(circuit.outputs))
     assert used == program.rotations()
+
+
+def test_outputs_and_diagonals_of_zeros_are_computed(holder):
+    """The library refuses ciphertexts without randomness: those that a product with zeros would be."""
+    draw = np.random.default_rng(5)
+    first = draw.normal(size=(9, 5))
+    first[:, 1:] = 0.0  # most diagonals are zero
+    dead = np.zeros((9, 9))
+    dead[3, 4] = 1.0
+    steps = (Affine(((0, first),), draw.normal(size=9)), Affine(((1, dead),), draw.normal(size=9)), Square(2))
+    none = (*steps, Affine(((3, np.zeros((2, 9))),), np.ones(2)), Square(4))
+    circuit = Circuit(np.zeros(5), np.ones(5), none, {"codes": 3, "score": 5})
+    schedule = Schedule(circuit, PARAMETERS, primes_of(PARAMETERS), SCALE)
+    record, wanted = draw.random((1, 5)), ("codes", "score")
+    right = circuit.evaluate(record)
+    for lanes in (1, features.most_lanes(circuit, PARAMETERS.slots)):
+        program = features.Program(schedule, features.Layout.of(circuit, PARAMETERS.slots, lanes))
+        keys = holder.relinearisation_key(), holder.galois_keys(sorted(program.rotations()))
+        packed = holder.encrypt(program.layout.packed(record), SCALE)
+        found = program.run(Evaluation(PARAMETERS, *keys), packed, wanted)
+        for name in wanted:
+            width = circuit.width(circuit.outputs[name])
+            assert (
+                np.abs(program.layout.read(holder.decrypt(found[name]), width, 1) - right[name]).max() < 1e-2
+            )
+    server = Evaluation(PARAMETERS, holder.relinearisation_key())
+    columns = [holder.encrypt(np.array([number]), SCALE) for number in record[0]]
+    found = samples.run(server, schedule, columns, wanted)
+    for name in wanted:
+        values = [holder.decrypt(value)[0] for value in found[name]]
+        assert np.abs(np.array(values) - right[name][0]).max() < 1e-2
+
+
+def test_the_input_is_mapped_before_it_is_squared():
+    circuit = Circuit(np.zeros(5), np.ones(5), (Square(0),), {"score": 1})
+    schedule = Schedule(circuit, PARAMETERS, primes_of(PARAMETERS), SCALE)
+    with pytest.raises(AssertionError, match="mapped before"):
+        features.Program(schedule, features.Layout.of(circuit, PARAMETERS.slots, 1))

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from privae.ckks.clear import Clear
 from privae.ckks.parameters import Parameters
 from privae.encrypted import keys
-from privae.encrypted.keys import ADVANTAGE, MOST_SHARED, KeyRing, deviation, shared
+from privae.encrypted.keys import ADVANTAGE, MOST_SHARED, KeyRing, deviation, shared, start_count
 from privae.encrypted.offer import Output
 from privae.errors import ArtifactError, PrivacyRefused, UsageError
 from privae.privacy.noise import NoiseSource
@@ -72,9 +73,20 @@ def test_only_asked_rotations_are_made():
     assert len(keys.public_parts(KeyRing.made(SMALL)[1])) == 2
 
 
-def test_shared_numbers_have_the_stated_noise_and_step(tmp_path):
+@pytest.fixture(scope="module")
+def ring():
+    return KeyRing.made(SMALL)[0]
+
+
+@pytest.fixture
+def counted(tmp_path, ring):
+    start_count(tmp_path / "count", ring)
+    return tmp_path / "count"
+
+
+def test_shared_numbers_have_the_stated_noise_and_step(counted, ring):
     values = np.full(900, 3.0)
-    found, step = shared(values, SCORES, tmp_path / "count", NoiseSource(bytes(32)))
+    found, step = shared(values, SCORES, ring, counted, NoiseSource(bytes(32)))
     spread = deviation(SCORES.noise)
     assert step <= spread < 10 * step
     assert np.allclose(found / step, np.round(found / step))
@@ -91,24 +103,48 @@ def test_what_noise_hides_follows_from_pinsker():
     assert np.sqrt(divergence / 2) == pytest.approx(ADVANTAGE)
 
 
-def test_a_key_shares_so_many_numbers_and_no_more(tmp_path):
-    place = tmp_path / "count"
-    shared(np.zeros(MOST_SHARED - 1), SCORES, place)
+def test_a_key_shares_so_many_numbers_and_no_more(counted, ring):
+    shared(np.zeros(MOST_SHARED - 1), SCORES, ring, counted)
     with pytest.raises(PrivacyRefused, match="at most 1000 numbers in its life"):
-        shared(np.zeros(2), SCORES, place)
-    shared(np.zeros(1), SCORES, place)
+        shared(np.zeros(2), SCORES, ring, counted)
+    shared(np.zeros(1), SCORES, ring, counted)
     with pytest.raises(PrivacyRefused, match="make a new one"):
-        shared(np.zeros(1), SCORES, place)
+        shared(np.zeros(1), SCORES, ring, counted)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"shared": "many"}', '{"shared": -5}'])
-def test_a_broken_count_is_not_taken_for_none(tmp_path, text):
-    (tmp_path / "count").write_text(text)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        '{"shared": "many"}',
+        '{"shared": -5}',
+        '{"shared": 0}',
+        '{"shared": 0, "key": "other"}',
+    ],
+)
+def test_a_broken_count_is_not_taken_for_none(counted, ring, text):
+    counted.write_text(text)
     with pytest.raises(ArtifactError, match="what the key has shared"):
-        shared(np.zeros(1), SCORES, tmp_path / "count")
+        shared(np.zeros(1), SCORES, ring, counted)
 
 
-def test_scores_that_the_noise_would_drown_are_not_shared(tmp_path):
+def test_a_count_that_is_gone_is_not_taken_for_none(tmp_path, ring):
+    with pytest.raises(ArtifactError, match="is not there"):
+        shared(np.zeros(1), SCORES, ring, tmp_path / "none")
+
+
+def test_scores_that_the_noise_would_drown_are_not_shared(counted, ring):
     with pytest.raises(PrivacyRefused, match="--precision precise"):
-        shared(np.zeros(1), replace(SCORES, noise=1e-4), tmp_path / "count")
-    assert not (tmp_path / "count").exists()
+        shared(np.zeros(1), replace(SCORES, noise=1e-4), ring, counted)
+    with pytest.raises(PrivacyRefused, match="no numbers"):
+        shared(np.array([np.nan]), SCORES, ring, counted)
+    assert '"shared":0' in counted.read_text()
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-12])
+def test_noise_that_no_ciphertext_has_is_not_believed(counted, ring, noise):
+    least = Clear(SMALL).least_noise(SCORES.scale)
+    _, step = shared(np.zeros(1), replace(SCORES, noise=noise), ring, counted)
+    assert step > deviation(least) / 10 > 0

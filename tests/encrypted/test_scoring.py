@@ -1,5 +1,6 @@
 """From records to scores by messages: right in every packing, and refused in one line where anything is not theirs."""
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -60,6 +61,36 @@ def test_offers_that_do_not_read_are_refused(text, tmp_path):
     (tmp_path / "offer.json").write_text(text)
     with pytest.raises(ArtifactError, match="offer"):
         Offer.read(tmp_path / "offer.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scale": 0.0}, {"scale": float("inf")}, {"scale": -1.0}, {"scale": 3.0},
+        {"inputs": 0}, {"inputs": float("inf")}, {"inputs": 17},
+        {"layouts": {"0": 1}}, {"layouts": {"3": 1}}, {"layouts": {str(2**40): 1}}, {"layouts": {"1": 0}},
+        {"switches": {}}, {"switches": {"0": float("nan"), "1": 1.0, "128": 1.0}},
+        {"rotations": {"1": [10**9], "128": []}}, {"rotations": {"1": list(range(1, 300)), "128": []}},
+        {"finish": "rm"}, {"outputs": {}}, {"norm": True},
+    ],
+)  # fmt: skip
+def test_offers_that_no_server_makes_are_refused(place, change):
+    assert Offer.from_dict(place.served.offer.to_dict()) == place.served.offer
+    with pytest.raises(ArtifactError, match="offer does not read"):
+        Offer.from_dict({**place.served.offer.to_dict(), **change})
+
+
+@pytest.mark.parametrize(
+    "change", [{"level": 9}, {"width": 0}, {"error": float("inf")}, {"noise": -1.0}, {"level": float("inf")}]
+)
+def test_outputs_that_no_server_has_are_refused(place, change):
+    stored = place.served.offer.to_dict()
+    stored["outputs"] = {"score": {**stored["outputs"]["score"], **change}}
+    with pytest.raises(ArtifactError, match="offer does not read"):
+        Offer.from_dict(stored)
+    stored["outputs"] = {"../../x": place.served.offer.to_dict()["outputs"]["score"]}
+    with pytest.raises(ArtifactError, match="offer does not read"):
+        Offer.from_dict(stored)
 
 
 def test_half_size_and_every_answer_at_its_lowest_level(place, asked, digits):
@@ -142,9 +173,14 @@ def test_keys_that_are_not_what_they_say_are_refused(place):
         replace(place.public, key="0" * 64),
         changed(place.public, sizes=[1, 2]),
         changed(place.public, sizes="x"),
-        changed(place.public, rotations=[None]),
     ):
         with pytest.raises(ArtifactError, match="keys"):
+            scoring.Keys.of(wrong, known)
+    for end in (b"x", bytes(8)):  # more than a key, under the right name
+        body = place.others.body + end
+        sizes = [*place.others.about["sizes"][:-1], place.others.about["sizes"][-1] + len(end)]
+        wrong = replace(changed(place.others, sizes=sizes), body=body, key=hashlib.sha256(body).hexdigest())
+        with pytest.raises(ArtifactError, match="keys do not read"):
             scoring.Keys.of(wrong, known)
     foreign = replace(place.public, parameters=replace(place.public.parameters, degree=32768))
     with pytest.raises(ArtifactError, match="other parameters"):

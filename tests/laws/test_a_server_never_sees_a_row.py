@@ -87,7 +87,7 @@ def served(tmp_path_factory):
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "privae", "encrypted", "serve", "m.privae", "--port", str(port)]
     process = subprocess.Popen(
-        command, cwd=folder, stderr=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(folder)}
+        command, cwd=folder, stderr=(folder / "stderr").open("wb"), env={**os.environ, "TMPDIR": str(folder)}
     )
     try:
         url, wire = f"http://127.0.0.1:{port}", []

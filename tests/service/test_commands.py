@@ -47,6 +47,9 @@ def keyed(at, capsys):
     if not (at / "clinic.key").exists():
         run(capsys, "encrypted", "inspect", "m.privae", "-o", "offer.json", "-q")
         run(capsys, "encrypted", "keys", "offer.json", "-o", "clinic.key", "--batch", "-q")
+        (at / "copy.pvhe").write_bytes((at / "clinic.pvhe").read_bytes())
+        (at / "short").write_text("short")
+        (at / "short").chmod(0o600)
     return at
 
 
@@ -165,7 +168,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(keyed, capsys, arguments, code
     lines = [text for text in said.err.splitlines() if text.startswith("privae: ")]
     assert len(lines) == 1
     assert says in lines[0]
-    assert {path.name for path in keyed.iterdir()} - before <= {"clinic.key", "clinic.pvhe", "offer.json"}
+    assert {path.name for path in keyed.iterdir()} == before
 
 
 def test_shared_scores_are_noised_or_refused(keyed, capsys):
@@ -202,7 +205,7 @@ def test_shared_scores_are_noised_or_refused(keyed, capsys):
     (keyed / "other.json").write_text(json.dumps(stored))
     said = run(capsys, *unpack[:3], "--offer", "other.json", *unpack[5:])
     assert "may leave you" in said.out
-    assert json.loads((keyed / "clinic.key.shared").read_text()) == {"shared": 6}
+    assert json.loads((keyed / "clinic.key.shared").read_text())["shared"] == 6
 
 
 def test_help_teaches(capsys):
@@ -210,3 +213,13 @@ def test_help_teaches(capsys):
     said = capsys.readouterr().out
     for verb in ("keys", "pack", "score", "unpack", "serve", "inspect", "ask"):
         assert verb in said
+
+
+def test_what_others_wrote_is_printed_plain(at, capsys):
+    from privae.ckks.container import Container
+    from privae.ckks.parameters import Parameters
+
+    Container(
+        "records", Parameters(8192, (40, 30, 40)), "0" * 64, {"\x1b]0;owned\x07": "\x1b[2J"}, b""
+    ).write(at / "odd.pvhe")
+    assert "\x1b" not in run(capsys, "encrypted", "inspect", "odd.pvhe").out

@@ -1,6 +1,8 @@
 """The service: an offer, keys under their content's name, scores, and one line with a status for everything else."""
 
 import asyncio
+import hashlib
+import json
 from dataclasses import replace
 
 import httpx
@@ -110,51 +112,102 @@ def test_what_was_tampered_with_or_is_foreign_is_refused(place, client, records)
 
 
 def test_what_is_too_large_is_refused_before_it_is_read(place, records):
-    small = TestClient(service(place.served, Limits(records=4, key_bytes=1000)))
-    status, said = line(small.post("/v1/keys", content=place.public.dumps()))
-    assert (status, said) == (413, "a request here has at most 1000 bytes")
+    small = TestClient(service(place.served, Limits(records=4)))
+    most = scoring.expected_key_bytes(place.served.offer) + web._ROOM
+    assert line(small.post("/v1/keys", content=bytes(most + 1))) == (
+        413,
+        f"a request here has at most {most} bytes",
+    )
+    assert len(place.public.dumps()) < most < 1e8
 
     async def endless():
-        yield b"x" * 600
-        yield b"x" * 600
+        for _ in range(3):
+            yield bytes(most // 2)
         raise AssertionError("read on")
 
     assert line(small.post("/v1/keys", content=endless()))[0] == 413
-    large = TestClient(service(place.served, Limits(records=4)))
-    large.post("/v1/keys", content=place.public.dumps())
-    status, said = line(large.post("/v1/score", content=records.dumps()))
-    assert (status, said) == (413, "a request here has 1 to 4 records")
+    small.post("/v1/keys", content=place.public.dumps())
+    status, said = line(small.post("/v1/score", content=records.dumps()))
+    assert (status, said) == (413, "a request here has at most 4 records")
 
 
-def test_records_of_an_hour_are_counted_whoever_asks(place, records):
+def test_what_comes_in_too_slowly_is_refused(place):
+    async def slow():
+        yield b"x"
+        await asyncio.sleep(5)
+
+    quick = TestClient(service(place.served, Limits(seconds=0.05)))
+    assert line(quick.post("/v1/keys", content=slow()))[0] == 408
+
+
+def test_ciphertexts_of_an_hour_are_counted_whoever_asks_and_whatever_they_say(place, records):
     now = [0.0]
-    client = TestClient(service(place.served, Limits(hourly=12), clock=lambda: now[0]))
+    client = TestClient(service(place.served, Limits(hourly=2), clock=lambda: now[0]))
     client.post("/v1/keys", content=place.public.dumps())
-    assert [client.post("/v1/score", content=records.dumps()).status_code for _ in range(2)] == [200, 200]
+    fewer = replace(
+        records, about={**records.about, "rows": 1}
+    )  # a claim: the ciphertexts are as full as before
+    assert [client.post("/v1/score", content=fewer.dumps()).status_code for _ in range(2)] == [200, 200]
     answer = client.post("/v1/score", content=records.dumps())
-    assert line(answer) == (429, "at most 12 records are scored here in an hour")
+    assert line(answer) == (429, "at most 2 ciphertexts of scores leave here in an hour")
     assert int(answer.headers["retry-after"]) == 3601
     now[0] = 3601.0
     assert client.post("/v1/score", content=records.dumps()).status_code == 200
 
 
-def test_those_who_wait_too_many_are_sent_away():
+def test_what_is_refused_is_not_counted(place, records):
+    client = TestClient(service(place.served, Limits(hourly=1)))
+    client.post("/v1/keys", content=place.public.dumps())
+    empty = replace(records, body=b"", about={**records.about, "rows": 7000})
+    assert [client.post("/v1/score", content=empty.dumps()).status_code for _ in range(3)] == [400] * 3
+    assert client.post("/v1/score", content=records.dumps()).status_code == 200
+
+
+def test_those_who_are_too_many_are_sent_away_before_they_are_read(place):
     async def crowd():
-        state, bounds, done = web._State(), Limits(waiting=1), []
+        transport = httpx.ASGITransport(app=service(place.served, Limits(waiting=1)))
 
-        async def one():
-            try:
-                async with web._turn(state, bounds):
-                    await asyncio.sleep(0.01)
-                    done.append(200)
-            except web.Refused as refused:
-                done.append(refused.status)
+        async def body():
+            yield b"x"
+            await asyncio.sleep(0.1)
 
-        await asyncio.gather(*(one() for _ in range(5)))
-        assert state.waiting == 0
-        return done
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            asked = [client.post("/v1/keys", content=body()) for _ in range(5)]
+            return sorted(answer.status_code for answer in await asyncio.gather(*asked))
 
-    assert sorted(asyncio.run(crowd())) == [200, 200, 503, 503, 503]
+    assert asyncio.run(crowd()) == [400, 400, 503, 503, 503]
+
+
+def hostile(records, text):
+    """Records whose header is this text, under a right hash."""
+    body = container.MAGIC + len(text).to_bytes(4, "big") + text + records.body
+    return body + hashlib.sha256(body).digest()
+
+
+@pytest.mark.parametrize("path", ["/v1/keys", "/v1/score"])
+@pytest.mark.parametrize(
+    "text",
+    [b"[" * 900_000, b'{"bytes": Infinity}', b'{"kind": NaN}', b"\xff", b'{"parameters": {"degree": 1e400}}'],
+)
+def test_headers_made_to_break_are_refused(client, records, path, text):
+    assert line(client.post(path, content=hostile(records, text)))[0] == 400
+
+
+def test_infinite_parameters_are_refused(client, records):
+    header = json.dumps({**records.header(), "bytes": 1e400}).encode()
+    assert line(client.post("/v1/score", content=hostile(records, header)))[0] == 400
+    header = records.header()
+    header["parameters"]["degree"] = 1e308
+    assert line(client.post("/v1/score", content=hostile(records, json.dumps(header).encode())))[0] == 400
+
+
+def test_keys_that_rotate_other_steps_are_told_so(place, client):
+    known = place.served.offer
+    ring, public = keys.KeyRing.made(known.parameters, [1])
+    claimed = replace(public, about={**public.about, "rotations": sorted(known.rotations[1])})
+    assert client.post("/v1/keys", content=claimed.dumps()).status_code == 200
+    one = scoring.pack(known, ring, place.x[:1], 1)
+    assert line(client.post("/v1/score", content=one.dumps()))[0] == 422
 
 
 def test_the_keys_of_few_are_kept(place, records):
@@ -163,6 +216,15 @@ def test_the_keys_of_few_are_kept(place, records):
     _, other = keys.KeyRing.made(place.served.offer.parameters)
     client.post("/v1/keys", content=other.dumps())
     assert client.post("/v1/score", content=records.dumps()).status_code == 404
+
+
+def test_those_who_ask_keep_their_keys(place, records):
+    client = TestClient(service(place.served, Limits(keys=2)))
+    client.post("/v1/keys", content=place.public.dumps())
+    for _ in range(2):
+        _, other = keys.KeyRing.made(place.served.offer.parameters)
+        client.post("/v1/keys", content=other.dumps())
+        assert client.post("/v1/score", content=records.dumps()).status_code == 200
 
 
 def test_nothing_else_is_served(client):

@@ -83,6 +83,10 @@ class Clear:
         digits = np.hypot(math.sqrt(degree / 12), 1 / _from_one(degree)[: self.slots])
         self._switched = root * _GAUSS * ratio * digits + self._rescaled
 
+    def least_noise(self, scale: float) -> float:
+        """The deviation of the noise that any ciphertext of this scale has at least, however it came to be."""
+        return min(self._fresh, self._rescaled) / scale
+
     def encrypt(self, values: Array, scale: float) -> Twin:
         """A fresh value, zeros beyond the numbers given."""
         wide = np.zeros((1 + DRAWS, self.slots))

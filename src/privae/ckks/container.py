@@ -68,7 +68,7 @@ def loads(content: bytes, name: str, kind: str | None = None) -> Container:
     if hashlib.sha256(memoryview(content)[:-_HASH]).digest() != content[-_HASH:]:
         raise ArtifactError(f"{name} was changed or truncated after it was written; get it again")
     try:
-        header = json.loads(content[start : start + size])
+        header = json.loads(content[start : start + size], parse_constant=_no_number)
         found = Container(
             str(header["kind"]),
             Parameters.from_dict(header["parameters"]),
@@ -77,13 +77,17 @@ def loads(content: bytes, name: str, kind: str | None = None) -> Container:
             content[start + size : -_HASH],
         )
         stated = int(header["bytes"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise ArtifactError(f"the header of {name} does not read; get it again") from None
     if stated != len(found.body):
         raise ArtifactError(f"{name} is truncated; get it again")
     if kind is not None and found.kind != kind:
         raise ArtifactError(f"{name} holds {found.kind}, not {kind}")
     return found
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(text)
 
 
 def load(path: Path, kind: str | None = None) -> Container:

@@ -82,7 +82,7 @@ class Parameters:
             return cls(degree, bits, base)
         except UsageError as error:
             raise ArtifactError(f"encryption parameters refused: {error}") from None
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise ArtifactError("encryption parameters do not read; ask for the file again") from None
 
 

@@ -24,6 +24,7 @@ Object = Any
 """An object of the library, which has no types."""
 
 _MAGIC, _VERSION = 0xA15E, (16, 4, 4)
+_FOREIGN = "evaluation keys do not read, or are for other parameters; ask for them again"
 _SECRET_HEAD = 88  # bytes before the residues of a secret key
 
 
@@ -157,6 +158,8 @@ class Evaluation:
         self._encoder = library().CKKSEncoder(self._context)
         self._relin = None if relinearisation is None else self._key("from_relin_str", relinearisation)
         self._galois = None if galois is None else self._key("from_galois_str", galois)
+        if self._relin is not None and not self._relin.has_key(2):
+            raise ArtifactError(_FOREIGN)
 
     def add(self, left: Ciphertext, right: Ciphertext) -> Ciphertext:
         """Sum of two ciphertexts of the same level and scale."""
@@ -229,11 +232,17 @@ class Evaluation:
 
     def _key(self, reader: str, content: bytes) -> Object:
         try:
-            return getattr(self._context, reader)(content)
+            read = getattr(self._context, reader)(content)
         except (ValueError, RuntimeError):
-            raise ArtifactError(
-                "evaluation keys do not read, or are for other parameters; ask for them again"
-            ) from None
+            raise ArtifactError(_FOREIGN) from None
+        if len(read.to_string()) != len(content):
+            raise ArtifactError(_FOREIGN)
+        return read
+
+    def rotates(self, steps: Sequence[int]) -> bool:
+        """Whether there is a key for each of these steps."""
+        turned = [pow(3, step % self.parameters.slots, 2 * self.parameters.degree) for step in steps]
+        return self._galois is not None and all(map(self._galois.has_key, turned))
 
 
 class Public:

@@ -28,10 +28,15 @@ def closed(content: bytes, passphrase: str, bound: bytes) -> bytes:
 
     Errors: UsageError for a passphrase of less than 12 characters.
     """
-    if len(passphrase) < SHORTEST:
-        raise UsageError(f"a passphrase has at least {SHORTEST} characters; several words do well")
+    check(passphrase)
     salt, nonce = secrets.token_bytes(_SALT), secrets.token_bytes(_NONCE)
     return salt + nonce + AESGCM(_derived(passphrase, salt)).encrypt(nonce, content, bound)
+
+
+def check(passphrase: str) -> None:
+    """Errors: UsageError for a passphrase of less than 12 characters."""
+    if len(passphrase) < SHORTEST:
+        raise UsageError(f"a passphrase has at least {SHORTEST} characters; several words do well")
 
 
 def opened(sealed: bytes, passphrase: str, bound: bytes) -> bytes:

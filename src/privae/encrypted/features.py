@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privae.ckks.backend import Backend, Value
-from privae.encrypted.circuit import Affine, Circuit, Inner, Schedule
+from privae.encrypted.circuit import Affine, Circuit, Inner, Schedule, sources
 
 Array = NDArray[np.float64]
+_LEAST = 2.0**-20  # a weight that is as good as none, and is encoded as one
 _TIMES = 0.05  # work of a product with a plaintext, in key switches
 
 Places = NDArray[np.int64]
@@ -119,6 +120,8 @@ def diagonals_of(matrix: Array, source: Places, period: int, few: int) -> Diagon
         assert count < 2 * width, "the source does not bring every feature past every output"
         count += max(few, 1)
     chosen = wide[place % outputs, feature] / met[place % outputs, feature]
+    if not chosen.any():  # the library computes on no ciphertext that is a constant
+        chosen[0] = _LEAST
     folds = tuple(outputs << i for i in range((span // outputs).bit_length() - 1))
     return Diagonals(np.tile(chosen, (1, len(source) // span)), folds)
 
@@ -145,6 +148,9 @@ class Program:
 
     def __post_init__(self) -> None:
         maps = {}
+        assert all(
+            isinstance(step, Affine) or 0 not in (sources(step)[:2]) for step in self.schedule.circuit.steps
+        ), "repetitions of the input are moved, so it is mapped before it is squared"
         for value, step in enumerate(self.schedule.circuit.steps, 1):
             if isinstance(step, Affine):
                 for term, (source, matrix) in enumerate(step.terms):
@@ -239,9 +245,13 @@ class Program:
             for k in range(min(diagonals.babies, len(diagonals.diagonals) - start)):
                 if (source, level, k) not in moved:
                     moved[source, level, k] = backend.rotate(value, k * lanes)
+                if not diagonals.diagonals[start + k].any():
+                    continue
                 plain = self._plain(backend, (*name, start + k), (start, factor, level))
                 made = backend.times(moved[source, level, k], plain)
                 part = made if part is None else backend.add(part, made)
+            if part is None:
+                continue
             part = backend.rotate(part, start * lanes)
             total = part if total is None else backend.add(total, part)
         for fold in diagonals.folds:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privae import files
+from privae.ckks.clear import Clear
 from privae.ckks.container import Container, load
 from privae.ckks.parameters import Parameters
 from privae.ckks.scheme import Holder
@@ -108,41 +109,54 @@ def deviation(noise: float) -> float:
     return noise * math.sqrt(MOST_SHARED) / (2 * ADVANTAGE)
 
 
+def start_count(counted: Path, ring: KeyRing) -> None:
+    """Begin to count what a key shares: nothing yet."""
+    _write_count(counted, ring.name, 0)
+
+
 def shared(
-    values: Array, output: Output, counted: Path, source: NoiseSource | None = None
+    values: Array, output: Output, ring: KeyRing, counted: Path, source: NoiseSource | None = None
 ) -> tuple[Array, float]:
     """Numbers as they may leave their holder, and the step that they are rounded to; counted in a file first.
 
-    Guarantee: `deviation`. Errors: PrivacyRefused where the key has shared enough, or the noise would leave nothing.
+    output: what the offer says of them; its noise is believed where it is more than any ciphertext of this scale has.
+    Guarantee: `deviation`, if the offer is honest and the file was not set back.
+    Errors: PrivacyRefused where the key has shared enough, or the noise would leave nothing; ArtifactError where it is
+    not known what it has shared.
     """
-    spread = deviation(output.noise)
+    noise = max(output.noise, Clear(ring.parameters).least_noise(output.scale))
+    spread = deviation(noise)
     if spread > _DROWNED * output.spread:
         raise PrivacyRefused(
             "the noise that sharing needs would drown these scores; ask the server for --precision precise"
         )
+    if not np.isfinite(values).all():
+        raise PrivacyRefused("scores that are no numbers are not shared; look at what was scored")
     step = 10.0 ** math.floor(math.log10(spread))
     with files.locked(counted):
-        before = _count(counted)
+        before = _count(counted, ring.name)
         if before + values.size > MOST_SHARED:
             raise PrivacyRefused(
                 f"a key shares at most {MOST_SHARED} numbers in its life; make a new one: privae encrypted keys"
             )
-        content = files.canonical_json({"shared": before + int(values.size)})
-        files.write_secretly(counted, content)
+        _write_count(counted, ring.name, before + int(values.size))
     drawn = (source or NoiseSource()).gaussian_integers(values.size, float(_GRID))
     flooded = values + (drawn.astype(np.float64) * (spread / _GRID)).reshape(values.shape)
     return np.round(flooded / step) * step, step
 
 
-def _count(counted: Path) -> int:
-    if not counted.exists():
-        return 0
+def _write_count(counted: Path, name: str, count: int) -> None:
+    files.write_secretly(counted, files.canonical_json({"key": name, "shared": count}))
+
+
+def _count(counted: Path, name: str) -> int:
     try:
-        found = int(json.loads(counted.read_text(encoding="utf-8"))["shared"])
-        if found < 0:
+        stored = json.loads(counted.read_text(encoding="utf-8"))
+        found = int(stored["shared"])
+        if found < 0 or stored["key"] != name:
             raise ValueError
         return found
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         raise ArtifactError(
-            f"{counted} does not read: it counts what the key has shared; restore it"
+            f"{counted} is not there or does not read: it counts what the key has shared; restore it"
         ) from None

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,14 @@ from privae.data.images import ImageSchema
 from privae.data.schema import Schema
 from privae.encrypted import features, samples
 from privae.encrypted.circuit import PRECISION, Schedule, parameters_for
-from privae.encrypted.compile import Compiled, Finish, compiled, prepared
+from privae.encrypted.compile import OUTPUTS, Compiled, Finish, compiled, prepared
 from privae.errors import ArtifactError, UsageError
 from privae.recipes.modality import Fitted
 
 Array = NDArray[np.float64]
 
 FORMAT = "privae-offer/1"
+_MOST_ROTATIONS = 256
 _DRAWN = 32  # of the model's own samples, that errors are predicted on
 
 
@@ -45,6 +46,11 @@ def numbers_of(schema: Schema | ImageSchema, data: Any) -> Array:  # noqa: ANN40
         raise UsageError(f"images must be uint8 [n, {shape[0]}, {shape[1]}] as in the fit")
     rows: Array = data.reshape(len(data), shape[0] * shape[1]).astype(np.float64) / 255.0
     return rows
+
+
+def size_of(schema: Schema | ImageSchema) -> int:
+    """Numbers of a record: what `numbers_of` gives."""
+    return int(Codec(schema).offsets[-1]) if isinstance(schema, Schema) else schema.height * schema.width
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ class Offer:
             text = stored["schema"]["text"]
             table = stored["schema"]["kind"] == "table"
             schema = Schema.loads(text) if table else ImageSchema.model_validate_json(text)
-            return cls(
+            made = cls(
                 str(stored["model"]),
                 schema,
                 Parameters.from_dict(stored["parameters"]),
@@ -142,8 +148,33 @@ class Offer:
                 {int(lanes): list(map(int, steps)) for lanes, steps in stored["rotations"].items()},
                 {int(lanes): float(cost) for lanes, cost in stored["switches"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError):
+            made._check()
+            return made
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
             raise ArtifactError("the offer does not read; ask the server for it again") from None
+
+    def _check(self) -> None:
+        """Whether a client may build on it. Errors: ValueError for what no server offers."""
+        parameters, slots = self.parameters, self.parameters.slots
+        width = 1 << max(self.inputs - 1, 0).bit_length()
+        lanes, steps = set(self.layouts), set().union(*self.rotations.values())
+        wholes = [
+            self.inputs == size_of(self.schema) + self.norm,
+            self.finish in get_args(Finish),
+            self.scale in {2.0**bits for bits in PRECISION.values()},
+            set(self.outputs) <= set(OUTPUTS),
+            bool(self.outputs),
+            all(output.level <= parameters.levels for output in self.outputs.values()),
+            all(n > 0 and n & (n - 1) == 0 and n * width <= slots for n in lanes),
+            all(0 < moved <= width for moved in self.layouts.values()),
+            set(self.rotations) == lanes,
+            set(self.switches) == lanes | {0},
+            all(math.isfinite(cost) and cost > 0 for cost in self.switches.values()),
+            len(steps) <= _MOST_ROTATIONS,
+            all(0 < step < slots for step in steps),
+        ]
+        if not all(wholes):
+            raise ValueError("an offer that no server makes")
 
     def write(self, path: Path) -> None:
         """Write it as JSON that people can read."""
@@ -157,7 +188,7 @@ class Offer:
             stored = json.loads(path.read_text(encoding="utf-8"))
         except OSError:
             raise UsageError(f"{path} cannot be read") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ArtifactError(f"{path} is no offer; ask the server for it again") from None
         if not isinstance(stored, dict):
             raise ArtifactError(f"{path} is no offer; ask the server for it again")

@@ -85,6 +85,8 @@ def _combined(
     weights = [
         np.rint(matrix * (scale / layer[0].scale)) for layer, matrix in zip(layers, matrices, strict=True)
     ]
+    # the library computes on no ciphertext that is a constant: an output without weights gets the least one
+    weights[0][~np.any(np.hstack(weights), 1), 0] = 1.0
     made: Layer = backend.combine([v for layer in layers for v in layer], np.hstack(weights), scale, bias)
     return made
 

@@ -28,6 +28,7 @@ Data = Any
 """Records as they lie in files: a DataFrame, or uint8 images [n, h, w]."""
 
 PACKING, SCORING = "encrypt", "score ciphertexts"
+_HEADS = 2**10  # bytes, more than the library writes around a key
 
 
 def pack(
@@ -149,12 +150,11 @@ class _Reader:
 
 @dataclass(frozen=True)
 class Keys:
-    """A client's public keys, read once. rotates: for which steps there are Galois keys."""
+    """A client's public keys, read once."""
 
     name: str
     evaluation: Evaluation
     public: Public
-    rotates: frozenset[int]
 
     @classmethod
     def of(cls, container: Container, offer: Offer) -> "Keys":
@@ -162,12 +162,8 @@ class Keys:
         if container.parameters != offer.parameters:
             raise ArtifactError("the keys were made for other parameters than this model's; make new ones")
         parts = public_parts(container)
-        steps = container.about.get("rotations")
-        if not isinstance(steps, list) or not all(isinstance(step, int) for step in steps):
-            raise ArtifactError("the file of keys does not read; ask for it again")
         evaluation = Evaluation(container.parameters, parts[1], parts[2] if len(parts) > 2 else None)
-        public = Public(container.parameters, parts[0])
-        return cls(container.key, evaluation, public, frozenset(steps if len(parts) > 2 else ()))
+        return cls(container.key, evaluation, Public(container.parameters, parts[0]))
 
 
 def expected_bytes(offer: Offer, rows: int, lanes: int) -> int:
@@ -177,13 +173,23 @@ def expected_bytes(offer: Offer, rows: int, lanes: int) -> int:
     return _count(offer, lanes, rows) * each
 
 
-def score(model: Served, keys: Keys, records: Container, watch: Watch | None = None) -> Container:
-    """Compute the offered outputs of encrypted records; nothing that this process holds decrypts them.
+def expected_key_bytes(offer: Offer) -> int:
+    """The most bytes that the body of a client's public keys has."""
+    primes, rotations = len(offer.parameters.bits), set().union(*offer.rotations.values())
+    each = 2 * 8 * primes * offer.parameters.degree + _HEADS
+    return each * (1 + (primes - 1) * (1 + len(rotations))) + _HEADS * offer.parameters.degree // 128
 
-    Every ciphertext of the answer is refreshed by an encryption of zero, and holds what was asked in all of its slots:
-    repetitions, or the outputs of records that are zero.
-    Errors: ArtifactError for records of another key, model or size, or that do not read; UsageError for a packing that
-    the keys cannot rotate.
+
+def blocks_of(offer: Offer, rows: int, lanes: int) -> int:
+    """Ciphertexts of each number of an answer."""
+    return -(-rows // (lanes or offer.parameters.slots))
+
+
+def check(model: Served, keys: Keys, records: Container) -> tuple[int, int]:
+    """Rows and lanes of records that can be scored; what a sender says of its rows is a claim, their bytes are not.
+
+    Errors: ArtifactError for records of another key, model or size; UsageError for a packing that the keys cannot
+    rotate.
     """
     offer = model.offer
     if records.key != keys.name or records.parameters != offer.parameters:
@@ -191,15 +197,31 @@ def score(model: Served, keys: Keys, records: Container, watch: Watch | None = N
     rows, lanes = _asked(offer, records)
     if len(records.body) != expected_bytes(offer, rows, lanes):
         raise ArtifactError("the records are not as many as their header says; pack again")
-    if lanes and not keys.rotates >= set(offer.rotations[lanes]):
+    if lanes and not keys.evaluation.rotates(offer.rotations[lanes]):
         raise UsageError("these keys rotate nothing, so records are packed one ciphertext a feature: --batch")
+    return rows, lanes
+
+
+def score(model: Served, keys: Keys, records: Container, watch: Watch | None = None) -> Container:
+    """Compute the offered outputs of encrypted records; nothing that this process holds decrypts them.
+
+    Every ciphertext of the answer is refreshed by an encryption of zero. For records packed as by `pack`, it holds
+    what was asked in all of its slots: repetitions, or the outputs of records that are zero.
+    Errors: those of `check`; ArtifactError for ciphertexts that do not read, or cannot be computed on.
+    """
+    offer = model.offer
+    rows, lanes = check(model, keys, records)
     seen, reader = watch or Silent(), _Reader(offer.parameters, records.body)
-    blocks = -(-rows // (lanes or offer.parameters.slots))
+    blocks = blocks_of(offer, rows, lanes)
     seen.phase(SCORING, blocks)
     written = []
     for _ in range(blocks):
-        for name, values in _computed(model, keys, reader, lanes).items():
-            written += [_reply(keys, value, offer.outputs[name].level) for value in values]
+        try:
+            found = _computed(model, keys, reader, lanes)
+            for name, values in found.items():
+                written += [_reply(keys, value, offer.outputs[name].level) for value in values]
+        except (RuntimeError, ValueError):  # the library, of ciphertexts made on purpose
+            raise ArtifactError("these ciphertexts cannot be computed on; pack again") from None
         seen.advance(1)
     reader.end()
     about = {"model": offer.model, "lanes": lanes, "rows": rows}

@@ -40,7 +40,7 @@ def _sent(url: str, method: str, path: str, content: bytes | None = None) -> htt
     if answer.is_success:
         return answer
     try:
-        line = str(answer.json()["error"])[:200]
+        line = "".join(filter(str.isprintable, str(answer.json()["error"])))[:200]
     except (ValueError, KeyError, TypeError):
         line = f"status {answer.status_code}"
     if answer.status_code in {429, 503}:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from privae.encrypted.offer import Offer
     from privae.training.watch import Watch
 
+_TABLES = (".csv", ".parquet")
+
 encrypted = typer.Typer(
     rich_markup_mode=None, help="Have records scored by a server that sees nothing but ciphertexts."
 )
@@ -70,16 +72,19 @@ def keys(
     words = _passphrase(passphrase_file, new=True)
     with out.progress(f"reading {offer.name}") as watch:
         from privae import files
-        from privae.encrypted.keys import KeyRing
+        from privae.custody import vault
+        from privae.encrypted.keys import KeyRing, start_count
         from privae.encrypted.offer import Offer
 
+        vault.check(words)
         files.check_writable(output)
         known = Offer.read(offer)
         watch.phase("making keys", 1)
         steps = [] if batch else sorted(set().union(*known.rotations.values()))
         ring, made = KeyRing.made(known.parameters, steps)
-        made.write(public)
         ring.write(output, words)
+        start_count(_counted(output), ring)
+        made.write(public)
         size = public.stat().st_size
     text = f"wrote {output} (secret, stays with you) and {public} ({size / 1e6:.0f} MB, for the server)"
     out.report(text, {"key": ring.name, "secret": output, "public": public, "bytes": size})
@@ -102,9 +107,7 @@ def pack(  # noqa: PLR0913  one parameter an option
     out = Terminal(quiet, as_json)
     words = _passphrase(passphrase_file)
     with out.progress(f"reading {data.name}") as watch:
-        from privae import files
-
-        files.check_writable(output)
+        check_output(output, (".pvhe",), [data, offer, key, key.with_suffix(".pvhe")])
         known, ring = _known(offer), _ring(key, words)
         made = _packed(data, (known, ring), batch, watch)
         made.write(output)
@@ -131,14 +134,13 @@ def unpack(  # noqa: PLR0913  one parameter an option
     out = Terminal(quiet, as_json)
     words = _passphrase(passphrase_file)
     with out.progress(f"reading {results.name}"):
-        from privae import files
         from privae.ckks.container import load
         from privae.encrypted import scoring
 
-        files.check_writable(output)
+        check_output(output, _TABLES, [results, offer, key])
         known, ring = _known(offer), _ring(key, words)
         found = scoring.unpack(known, ring, load(results, "results"))
-        text, fields = _written(found, output, (known, key) if share else None)
+        text, fields = _written(found, output, (known, ring, _counted(key)) if share else None)
     out.report(text, fields)
 
 
@@ -159,12 +161,11 @@ def ask(  # noqa: PLR0913  one parameter an option
     out = Terminal(quiet, as_json)
     words = _passphrase(passphrase_file)
     with out.progress(f"asking {url}") as watch:
-        from privae import files
         from privae.ckks.container import load
         from privae.encrypted import scoring
         from privae.service import client
 
-        files.check_writable(output)
+        check_output(output, _TABLES, [data, key, key.with_suffix(".pvhe")])
         known, ring = client.offered(url), _ring(key, words)
         public = load(key.with_suffix(".pvhe"), "keys")
         packed = _packed(data, (known, ring), batch, watch)
@@ -172,6 +173,27 @@ def ask(  # noqa: PLR0913  one parameter an option
         found = scoring.unpack(known, ring, client.scored(url, public, packed))
         text, fields = _written(found, output, None)
     out.report(text, fields)
+
+
+def check_output(path: Path, endings: tuple[str, ...], sources: list[Path]) -> None:
+    """Raise now if an output could not be written, or would replace what is read, or keys, which nobody can remake."""
+    from privae.ckks.container import load
+    from privae.cli import request
+    from privae.errors import ArtifactError
+
+    request.check_outputs(path, endings, sources)
+    if path.suffix == ".pvhe" and path.exists():
+        try:
+            kind = load(path).kind
+        except ArtifactError:
+            return
+        if kind == "keys":
+            raise UsageError(f"{path} holds keys, which are never overwritten; name another output")
+
+
+def _counted(key: Path) -> Path:
+    """Where it is counted what a key has shared."""
+    return key.with_name(key.name + ".shared")
 
 
 def _known(path: Path) -> "Offer":
@@ -211,7 +233,7 @@ def _passphrase(file: Path | None, *, new: bool = False) -> str:
 
 
 def _written(
-    found: dict[str, Any], output: Path, sharing: "tuple[Offer, Path] | None"
+    found: dict[str, Any], output: Path, sharing: "tuple[Offer, KeyRing, Path] | None"
 ) -> tuple[str, dict[str, Any]]:
     """Write every output to a file of its own; the first one to `output`."""
     import pandas as pd
@@ -232,17 +254,19 @@ def _written(
     return "\n".join(lines), {"outputs": places, "shared": False}
 
 
-def _shared(found: dict[str, Any], output: Path, sharing: "tuple[Offer, Path]") -> tuple[str, dict[str, Any]]:
+def _shared(
+    found: dict[str, Any], output: Path, sharing: "tuple[Offer, KeyRing, Path]"
+) -> tuple[str, dict[str, Any]]:
     import pandas as pd
 
     from privae.data.tables import write_table
     from privae.encrypted.keys import deviation, shared
 
-    offer, key = sharing
+    offer, ring, counted = sharing
     if set(found) != {"score"}:
         raise UsageError("only scores are shared; ask for results without codes and reconstructions")
     scores = offer.outputs["score"]
-    values, step = shared(found["score"], scores, key.with_name(key.name + ".shared"))
+    values, step = shared(found["score"], scores, ring, counted)
     added = deviation(scores.noise)
     write_table(pd.DataFrame({"row": range(1, len(values) + 1), "score": values}), output)
     text = (

@@ -8,7 +8,7 @@ from privae.cli import examples
 from privae.cli import options as given
 from privae.cli.terminal import Terminal, aligned
 from privae.errors import PrivacyRefused
-from privae.service.commands import encrypted
+from privae.service.commands import check_output, encrypted
 
 if TYPE_CHECKING:
     from privae.encrypted.offer import Offer, Served
@@ -29,11 +29,15 @@ Outputs = Annotated[
 Precision = Annotated[str, given.option("--precision", text="fast, standard (default) or precise.")]
 Host = Annotated[str, given.option("--host", text="Which address to listen at. Default: 127.0.0.1.")]
 Port = Annotated[int, given.option("--port", text="Which port to listen at. Default: 8010.")]
-Hourly = Annotated[int, given.option("--hourly", text="Most records scored in an hour. Default: 50000.")]
+Hourly = Annotated[
+    int, given.option("--hourly", text="Most ciphertexts of scores that leave in an hour. Default: 500.")
+]
 Plain = Annotated[
     bool,
     given.option("--not-private", text="Serve a model without a guarantee: whoever asks enough learns it."),
 ]
+
+_CONNECTIONS = 64
 
 
 @encrypted.command(
@@ -59,7 +63,10 @@ def inspect(
         header = load(file).header()
         rows = [("holds", header["kind"]), *_parameters(header["parameters"]), ("key", header["key"][:16])]
         out.answer(
-            aligned([*rows, *((name, str(value)[:60]) for name, value in header["about"].items())]), header
+            aligned(
+                [*rows, *((_plain(name), _plain(str(value))) for name, value in header["about"].items())]
+            ),
+            header,
         )
         return
     with out.progress(f"reading {file.name}"):
@@ -68,6 +75,7 @@ def inspect(
         known = file.suffix == ".json"
         offer = Offer.read(file) if known else _served(file, outputs.split(","), precision).offer
         if output is not None:
+            check_output(output, (".json",), [file] if not known else [])
             offer.write(output)
     written = f"\n\nwrote {output}: give it to whoever has records" if output else ""
     out.answer(f"{_described(offer)}{written}", offer.to_dict())
@@ -89,11 +97,10 @@ def score(  # noqa: PLR0913  one parameter an option
     """Compute a model on packed records, without a secret key: the server's side, by files."""
     out = Terminal(quiet, as_json)
     with out.progress(f"loading {model.name}") as watch:
-        from privae import files
         from privae.ckks.container import load
         from privae.encrypted import scoring
 
-        files.check_writable(output)
+        check_output(output, (".pvhe",), [model, records, keys])
         served = _kept_to(model, offer, plain=plain)
         packed = load(records, "records")
         results = scoring.score(served, scoring.Keys.of(load(keys, "keys"), served.offer), packed, watch)
@@ -109,7 +116,7 @@ def serve(  # noqa: PLR0913  one parameter an option
     precision: Precision = "standard",
     host: Host = "127.0.0.1",
     port: Port = 8010,
-    hourly: Hourly = 50_000,
+    hourly: Hourly = 500,
     plain: Plain = False,
     quiet: given.Quiet = False,
 ) -> None:
@@ -126,7 +133,9 @@ def serve(  # noqa: PLR0913  one parameter an option
         served = _served(model, outputs.split(","), precision, plain=plain)
         application = web.service(served, web.Limits(hourly=hourly))
     out.note(f"{_described(served.offer)}\n\nlistening at http://{host}:{port}; stop with Ctrl-C")
-    uvicorn.run(application, host=host, port=port, log_level="error", access_log=False)
+    uvicorn.run(
+        application, host=host, port=port, log_level="error", access_log=False, limit_concurrency=_CONNECTIONS
+    )
 
 
 def _served(
@@ -155,6 +164,11 @@ def _kept_to(model: Path, offer: Path | None, *, plain: bool) -> "Served":
     known = Offer.read(offer)
     named = {2.0**bits: name for name, bits in PRECISION.items()}
     return _served(model, list(known.outputs), named.get(known.scale, ""), plain=plain, known=known)
+
+
+def _plain(text: str) -> str:
+    """What may stand on a terminal of what somebody else wrote."""
+    return "".join(filter(str.isprintable, text))[:60]
 
 
 def _parameters(stored: dict[str, Any]) -> list[tuple[str, str]]:

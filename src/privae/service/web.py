@@ -2,52 +2,62 @@
 
 GET /v1/model: the offer. POST /v1/keys: a client's public keys, kept under the SHA-256 of their content. POST
 /v1/score: packed records to results. What a client sends is refused in one line: 400 what is no ciphertext of this
-model, 404 keys that are not here, 413 what is too large, 422 what could not be meant, 429 too many records, 503 while
-others are served. Who may ask is decided before it: by a proxy that knows its users.
+model, 404 keys that are not here, 408 what is too slow, 413 too large, 422 what could not be meant, 429 too many
+scores, 503 while others are served. Who may ask is decided before it: by a proxy that knows its users.
 """
 
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from privae.ckks.container import Container, loads
+from privae.ckks.container import loads
 from privae.encrypted.offer import Served
-from privae.encrypted.scoring import Keys, expected_bytes, score
+from privae.encrypted.scoring import Keys, blocks_of, check, expected_bytes, expected_key_bytes, score
 from privae.errors import ArtifactError, PrivaeError, UsageError
 
 _MEDIA = "application/vnd.privae.pvhe"
 _ROOM = 2**16  # bytes of a header and a frame, beside the body
 _STATUS: dict[type[Exception], int] = {ArtifactError: 400, UsageError: 422}
 _HOUR = 3600.0
+_NAME = "the request"
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one service takes. records: most of one request. hourly: most of all requests in an hour.
+    """What one service takes. records: most of one request. keys: clients whose keys are kept.
 
-    keys: clients whose keys are kept. waiting: requests that wait for the one that is computed; more are sent away.
+    hourly: ciphertexts of scores that leave in an hour, whoever asks; each carries N / 2 numbers at most, whatever its
+    sender says of its records. waiting: requests that are read or wait while one is computed; more are sent away before
+    they are read. seconds: how long a request may take to come in.
     """
 
     records: int = 8192
-    hourly: int = 50_000
+    hourly: int = 500
     keys: int = 8
-    key_bytes: int = 2**30
     waiting: int = 4
+    seconds: float = 900.0
 
 
 @dataclass
 class _State:
-    """What changes: clients' keys, the latest last; how many records were scored, and when."""
+    """What changes: clients' keys, the latest used last; when ciphertexts were scored; requests that are open.
+
+    One thread computes, and goes on if whoever asked is gone.
+    """
 
     keys: "OrderedDict[str, Keys]" = field(default_factory=OrderedDict)
-    used: deque[tuple[float, int]] = field(default_factory=deque)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    waiting: int = 0
+    used: deque[float] = field(default_factory=deque)
+    open: int = 0
+    worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
 
 class Refused(Exception):
@@ -77,9 +87,9 @@ def service(
 
     @app.post("/v1/keys")
     async def keep(request: Request) -> JSONResponse:
-        content = await _body(request, bounds.key_bytes)
-        async with _turn(state, bounds):
-            found = await asyncio.to_thread(_keys, content, model)
+        with _place(state, bounds):
+            content = await _body(request, (expected_key_bytes(model.offer) + _ROOM, bounds.seconds))
+            found = await _computed(state, lambda: Keys.of(loads(content, _NAME, "keys"), model.offer))
         state.keys[found.name] = found
         state.keys.move_to_end(found.name)
         while len(state.keys) > bounds.keys:
@@ -88,17 +98,38 @@ def service(
 
     @app.post("/v1/score")
     async def scored(request: Request) -> Response:
-        content = await _body(request, expected_bytes(model.offer, bounds.records, 0) + _ROOM)
-        records = await asyncio.to_thread(loads, content, "the request", "records")
-        keys = state.keys.get(records.key)
-        if keys is None:
-            raise Refused(404, "the keys of these records are not here; send them to /v1/keys first")
-        _admit(state, bounds, records, clock())
-        async with _turn(state, bounds):
-            results = await asyncio.to_thread(score, model, keys, records)
+        with _place(state, bounds):
+            most = expected_bytes(model.offer, bounds.records, 0) + _ROOM
+            content = await _body(request, (most, bounds.seconds))
+            records = await _computed(state, lambda: loads(content, _NAME, "records"))
+            keys = state.keys.get(records.key)
+            if keys is None:
+                raise Refused(404, "the keys of these records are not here; send them to /v1/keys first")
+            state.keys.move_to_end(records.key)
+            rows, lanes = check(model, keys, records)
+            if rows > bounds.records:
+                raise Refused(413, f"a request here has at most {bounds.records} records")
+            _admit(state, bounds, blocks_of(model.offer, rows, lanes), clock())
+            results = await _computed(state, lambda: score(model, keys, records))
         return Response(results.dumps(), media_type=_MEDIA)
 
     return app
+
+
+async def _computed(state: _State, work: Callable[[], _Made]) -> _Made:
+    return await asyncio.get_running_loop().run_in_executor(state.worker, work)
+
+
+@contextmanager
+def _place(state: _State, bounds: Limits) -> Iterator[None]:
+    """A place among the few requests that are read, wait or are computed. Errors: Refused where there is none."""
+    if state.open > bounds.waiting:
+        raise Refused(503, "others are being served; try again", again=30)
+    state.open += 1
+    try:
+        yield
+    finally:
+        state.open -= 1
 
 
 async def _refused(_: Request, error: Exception) -> Response:
@@ -109,54 +140,32 @@ async def _refused(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, status, headers)
 
 
-def _keys(content: bytes, model: Served) -> Keys:
-    return Keys.of(loads(content, "the request", "keys"), model.offer)
-
-
-async def _body(request: Request, most: int) -> bytes:
-    """A request's body, read no further than it may be long."""
+async def _body(request: Request, bounds: tuple[int, float]) -> bytes:
+    """A request's body, read no further than it may be long, in bytes and in seconds."""
+    most, seconds = bounds
     stated = request.headers.get("content-length", "0")
     if not stated.isdigit() or int(stated) > most:
         raise Refused(413, f"a request here has at most {most} bytes")
-    parts, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > most:
-            raise Refused(413, f"a request here has at most {most} bytes")
-        parts.append(chunk)
-    return b"".join(parts)
+    content = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > most:
+                    raise Refused(413, f"a request here has at most {most} bytes")
+    except TimeoutError:
+        raise Refused(408, f"a request here comes in within {seconds:g} seconds") from None
+    return bytes(content)
 
 
-class _turn:
-    """One computation at a time; a few wait, others are told to come again."""
+def _admit(state: _State, bounds: Limits, blocks: int, now: float) -> None:
+    """Count ciphertexts of scores, of whichever key: keys cost nothing.
 
-    def __init__(self, state: _State, bounds: Limits) -> None:
-        self._state, self._most = state, bounds.waiting
-
-    async def __aenter__(self) -> None:
-        if self._state.waiting > self._most:
-            raise Refused(503, "others are being served; try again", again=30)
-        self._state.waiting += 1
-        try:
-            await self._state.lock.acquire()
-        except BaseException:
-            self._state.waiting -= 1
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._state.lock.release()
-        self._state.waiting -= 1
-
-
-def _admit(state: _State, bounds: Limits, records: Container, now: float) -> None:
-    """Count records, of whichever key: keys cost nothing. privacy: whoever asks without end learns the weights."""
-    rows = records.about.get("rows")
-    if type(rows) is not int or not 0 < rows <= bounds.records:
-        raise Refused(413, f"a request here has 1 to {bounds.records} records")
-    used = state.used
-    while used and used[0][0] < now - _HOUR:
-        used.popleft()
-    if sum(count for _, count in used) + rows > bounds.hourly:
-        again = int(used[0][0] + _HOUR - now) + 1 if used else int(_HOUR)
-        raise Refused(429, f"at most {bounds.hourly} records are scored here in an hour", again)
-    used.append((now, rows))
+    privacy: whoever asks without end learns the weights; this slows it, and a private fit is what protects.
+    """
+    while state.used and state.used[0] < now - _HOUR:
+        state.used.popleft()
+    if len(state.used) + blocks > bounds.hourly:
+        again = int(state.used[0] + _HOUR - now) + 1 if state.used else int(_HOUR)
+        raise Refused(429, f"at most {bounds.hourly} ciphertexts of scores leave here in an hour", again)
+    state.used.extend([now] * blocks)
