@@ -86,9 +86,9 @@ def served(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "privae", "encrypted", "serve", "m.privae", "--port", str(port)]
-    process = subprocess.Popen(
-        command, cwd=folder, stderr=(folder / "stderr").open("wb"), env={**os.environ, "TMPDIR": str(folder)}
-    )
+    with (folder / "stderr").open("wb") as told:
+        settings = {**os.environ, "TMPDIR": str(folder)}
+        process = subprocess.Popen(command, cwd=folder, stderr=told, env=settings)
     try:
         url, wire = f"http://127.0.0.1:{port}", []
         for _ in range(600):
