@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from privae.ckks.summation import name_of
+from privae.ckks.summation import REFUSAL, Party, name_of
 from privae.cli import main
 from privae.cli.telling import federation_text
 from privae.custody.keys import signing_key
@@ -139,7 +139,74 @@ def test_a_site_decrypts_one_set_a_sum_and_none_before_it_contributed(made) -> N
     opening = {name: study.coordinator._opening(name) for name in ("ares", "bion", "ceto")}
     study.coordinator.take({name: study.sites[name].answer(raw) for name, raw in opening.items()})
     answer = study.sites["bion"].answer(study.coordinator.outbox()["bion"])
-    assert "it does so once" in said(study, answer)["why"]
+    assert said(study, answer)["why"] == REFUSAL
+
+
+def asked_to_decrypt(study, name="bion"):
+    """A site that contributed, what the coordinator would ask it to decrypt, and a function that changes it by k."""
+    box = study.coordinator.outbox()
+    study.coordinator.take({one: study.sites[one].answer(raw) for one, raw in box.items()})
+    raw = study.coordinator.outbox()[name]
+    message = messages.read(raw, {COORDINATOR: study.study.coordinator})
+    form = study.coordinator._rounds[0].form
+
+    def by(k, index=0):
+        total = form.read(message.body)
+        total[index] = (int(total[index]) + k) % form.prime
+        return replace(message, body=form.written(total)).sealed(study.coordinator._key.sign)
+
+    assert by(0) == raw
+    return study.sites[name], raw, by
+
+
+def test_after_an_answer_no_change_of_a_sum_tells_whether_it_would_have_decrypted(made, monkeypatch) -> None:
+    study = made(count=2, sum="encrypted")
+    one, raw, by = asked_to_decrypt(study)
+    first = one.answer(raw)
+    assert REFUSED not in said(study, first)
+    with monkeypatch.context() as within:
+        within.setattr(Party, "decrypted", None)  # not even tried
+        told = [said(study, one.answer(by(k, index))) for k in (1, -1, 20, 84, 1000) for index in (0, 5, -1)]
+    assert told == [{REFUSED: "ProtocolError", "why": REFUSAL}] * 15
+    assert one.answer(raw) == first
+
+
+@pytest.mark.parametrize("k", [1, 1000])
+def test_a_site_tries_one_request_a_sum_and_gives_it_the_same_answer_after_a_kill(made, k) -> None:
+    study = made(count=2, sum="encrypted")
+    one, raw, by = asked_to_decrypt(study)
+    refused = one.answer(by(k))
+    assert said(study, refused) == {REFUSED: "ProtocolError", "why": REFUSAL}
+    assert one.answer(raw) == refused  # it fails closed, also for the sum itself
+    again = Site(one.own)
+    opening = study.coordinator._opening("bion")
+    assert "behind" in said(study, again.answer(raw))
+    assert REFUSED not in said(study, again.answer(opening))
+    assert [again.answer(by(k)), again.answer(raw), again.answer(by(-k))] == [refused] * 3
+
+
+def test_a_site_killed_between_writing_down_a_request_and_answering_it_answers_it_alone(
+    made, monkeypatch
+) -> None:
+    study = made(count=2, sum="encrypted")
+    one, raw, by = asked_to_decrypt(study)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as within:
+        within.setattr(Party, "decrypted", killed)
+        with pytest.raises(KeyboardInterrupt):
+            one.answer(raw)
+    again = Site(one.own)
+    again.answer(study.coordinator._opening("bion"))
+    assert said(study, again.answer(by(1)))["why"] == REFUSAL
+    assert set(said(study, again.answer(raw))) == {"sum"}
+    study.sites["bion"] = again
+    run(study.coordinator, posted(study))
+    whole = made(count=2, sum="encrypted")
+    run(whole.coordinator, posted(whole))
+    assert same(study, whole)
 
 
 def said(made, answer):

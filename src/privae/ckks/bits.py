@@ -18,8 +18,8 @@ from privae.errors import ProtocolError, UsageError
 DEGREE, HALF = 4096, 2**31
 ERROR = 21
 """The largest error of one ciphertext: 21 coins minus 21 coins."""
-CHECKS = (2**31 - 1, 2**31 - 19, 2**31 - 61)
-"""Primes, one a check: a change of a sum is a multiple of one of them at most."""
+CHECKS = 3
+"""Checks that a ciphertext carries, modulo the prime."""
 _GROUP = 64
 
 
@@ -109,7 +109,7 @@ class Form:
     @property
     def numbers(self) -> int:
         """Coefficients in use: of halves of words, and of checks."""
-        return self.count * self.word // 4 + len(CHECKS)
+        return self.count * self.word // 4 + CHECKS
 
     @property
     def blocks(self) -> int:

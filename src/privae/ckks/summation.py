@@ -12,20 +12,23 @@ more. Of n parties f = 42 n + 1, and an error is at most 21 (SEAL's own distribu
 rounding gives back the very integers, always. Numbers travel in as many bits as the prime has, and `a` as the seed that
 it follows from, upwards and downwards: the sum of all `a` follows from the seeds of the set. 8 bytes travel as two
 halves of 4. The key of one sum, s, follows from the parties' common key and what names the sum. Three numbers more,
-inner products of a party's integers with secret random ones, show that what is decrypted is the sum over this very set,
-under this key, and not changed since: a forgery passes with a probability below 2^-60.
+inner products of c0 with secret random weights, modulo the prime, each under a pad that follows from the key and the
+seed, show that c0 is the sum over this very set, under this key, bit for bit. They are held against it before anything
+is decrypted: a change of c0 passes with a probability below 2^-100, whether it is larger than the noise or within it.
 
-Guarantee: who adds, and holds no key, learns what a party tells it and nothing else, if ring-LWE and AES-256 hold.
-What is decrypted and told is a function of the integers alone, so decryptions may be shared: the attack of Li and
-Micciancio needs the noise of approximate ones, which rounding took away, and none has to be drowned (IND-CPA^D).
+Guarantee: who adds, and holds no key, learns what a party tells it and nothing else, if ring-LWE, AES-256 and
+HMAC-SHA256 hold, even if it changes what it adds: a refusal follows from its own bytes, weights and pads, and not from
+s, e or x, so it is no oracle of the noise. A site lets one request a sum be tried, moreover (`federated.site`). What is
+decrypted and told is a function of the integers alone, so decryptions may be shared: the attack of Li and Micciancio
+needs the noise of approximate ones, which rounding took away, and none has to be drowned (IND-CPA^D).
 Assumed: that no party gives the key, or what it decrypts beyond the sum, to who adds. Whoever has both the key and a
 party's ciphertext reads that party's own integers. Masks (`federated.round`) assume no such thing.
-Source: Li and Micciancio 2020, https://eprint.iacr.org/2020/1533; carried checks: Agrawal, Boneh 2009, section 4.
+Source: Li and Micciancio 2020, https://eprint.iacr.org/2020/1533; checks: Agrawal, Boneh 2009, homomorphic MACs.
 """
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -50,6 +53,8 @@ Answer = tuple[Mapping[str, Any], bytes]
 KEY = 32
 """Bytes of the key that all parties share."""
 STAGES = ("open", "decrypt")
+REFUSAL = "what is to be decrypted is not the sum of these sites, or not what was asked for first: one request a sum"
+"""Why a site decrypts nothing: one text, so that a second request is not told what would have become of it."""
 
 
 class Members(Protocol):
@@ -98,17 +103,16 @@ class Party:
         form, coins = self.form, _derived(coins, "coins", hashlib.sha256(words.tobytes()).hexdigest())
         seed = _derived(coins, "seed")
         halves = _halves(words)
-        numbers = np.concatenate([halves, self._checks(halves)])
-        noisy = numbers * factor_of(form.parties) + _errors(_derived(coins, "errors"), form.numbers)
+        noisy = halves * factor_of(form.parties) + _errors(_derived(coins, "errors"), len(halves))
         residues = (noisy % form.prime).astype(np.uint64)
-        return {"seed": seed.hex()}, form.written(
-            kernel.minus(residues, self._hidden(form.random(seed)), form.prime)
-        )
+        first = kernel.minus(residues, self._hidden(form.random(seed)), form.prime)
+        return {"seed": seed.hex()}, form.written(np.concatenate([first, self._checks(first, [seed])]))
 
     def decrypted(self, request: Mapping[str, Any], body: bytes, own: str) -> Words:
         """The sum in a request to "decrypt". own: the seed of this party's contribution.
 
-        Errors: ProtocolError unless it is the sum over the set that the request names, this party among them.
+        Errors: ProtocolError unless it is the sum over the set that the request names, this party among them, bit for
+        bit. That is found out without the secret key of the sum.
         """
         form, names = self.form, self.members_of(request)
         seeds = request.get("seeds")
@@ -117,10 +121,15 @@ class Party:
         raws = {_seed_of(seed) for seed in seeds.values()}
         if len(raws) != len(names):
             raise ProtocolError("a request to decrypt brings one ciphertext twice")
+        found = form.read(body)
+        first, checks = found[: -CHECKS], found[-CHECKS :]
+        # privacy: before s is in use; what rounding would take away gives the noise, and s, to who may try changes
+        if (checks != self._checks(first, raws)).any():
+            raise ProtocolError(REFUSAL)
         total = np.zeros((form.blocks, DEGREE), np.uint64)
         for raw in raws:
             total = kernel.plus(total, form.random(raw), form.prime)
-        return self._rounded(kernel.plus(form.read(body), self._hidden(total), form.prime), len(names))
+        return self._rounded(kernel.plus(first, self._hidden(total), form.prime), len(names))
 
     def members_of(self, request: Mapping[str, Any]) -> tuple[str, ...]:
         """The set that a request names, with this party in it, and enough others (guarantees.md rule 23)."""
@@ -133,23 +142,17 @@ class Party:
         return members
 
     def _rounded(self, phase: Residues, count: int) -> Words:
-        form, factor = self.form, factor_of(self.form.parties)
+        prime, factor = self.form.prime, factor_of(self.form.parties)
         whole = phase.astype(np.int64)
-        whole -= np.where(whole > form.prime // 2, form.prime, 0)
-        sums = (whole + factor // 2) // factor
-        kept, checks = sums[: -len(CHECKS)], sums[-len(CHECKS) :]
-        if (checks % CHECKS != self._checks(kept) % CHECKS).any():
-            raise ProtocolError(
-                "what is to be decrypted is not the sum of these sites under this key: it was changed, or is another's"
-            )
-        return _whole(kept, count, form.word)
+        whole -= np.where(whole > prime // 2, prime, 0)
+        return _whole((whole + factor // 2) // factor, count, self.form.word)
 
     def _hidden(self, random: Residues) -> Residues:
         """Coefficients of a polynomial's product with the secret key of this sum, as many as are in use."""
         parameters, prime = self.form.parameters, self.form.prime
         product = kernel.multiplied(random, self._secret[None], prime)
         whole = transformed(parameters, product[:, None], forward=False).reshape(-1)
-        found: Residues = whole[: self.form.numbers]
+        found: Residues = whole[: self.form.numbers - CHECKS]
         return found
 
     @cached_property
@@ -163,13 +166,20 @@ class Party:
         )[0, 0]
         return found
 
-    def _checks(self, numbers: Integers) -> Integers:
-        """Inner products with numbers that only parties know, modulo a prime each; those of sums are sums of them."""
-        found = []
-        for prime in CHECKS:
-            weights = uniform(_derived(self.key, "checks", self.circle.context), prime, len(numbers))
-            found.append(int((numbers % prime * weights.astype(np.int64) % prime).sum()) % prime)
-        return np.array(found, np.int64)
+    def _checks(self, first: Residues, seeds: Iterable[bytes]) -> Residues:
+        """What the ciphertext of a seed carries, and the sum of those of several: checks of sums are sums of checks.
+
+        privacy: each has a pad of its own, so what travels is uniform, whatever the weights, s, e and x are.
+        """
+        prime, sums = self.form.prime, self.circle.context
+        found = np.empty(CHECKS, np.uint64)
+        for i in range(CHECKS):
+            weights = uniform(_derived(self.key, "weights", sums, str(i)), prime, len(first))
+            found[i] = _sum_of(kernel.multiplied(first, weights, prime)) % prime
+        for seed in seeds:
+            pads = uniform(_derived(self.key, "pads", sums, seed.hex()), prime, CHECKS)
+            found = kernel.plus(found, pads, prime)
+        return found
 
 
 @dataclass
@@ -282,6 +292,12 @@ def told(words: Words, request: Mapping[str, Any]) -> Answer:
 
 def _hashed(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
+
+
+def _sum_of(residues: Residues) -> int:
+    """Their sum, which 64 bits need not hold."""
+    low = np.uint64(2**25 - 1)
+    return (int((residues >> np.uint64(25)).sum()) << 25) + int((residues & low).sum())
 
 
 def _derived(key: bytes, *facts: str) -> bytes:

@@ -2,7 +2,8 @@
 
 Written ahead, so that a killed site goes on as if nothing had happened and never sends two things where one was
 charged: the whole plan is spent from the site's own ledger, and its secret kept, before the first answer; what it
-puts into a sum, and which set of sites it opens, before it says so. It keeps no records and no sums on disk.
+puts into a sum, which set of sites it opens, and what it is asked to decrypt, before it does. It keeps no records and
+no sums on disk.
 """
 
 import hashlib
@@ -37,6 +38,7 @@ from privae.training.books import charges_of, follows
 Answer = tuple[Fields, bytes]
 _LOG = logging.getLogger("privae.federated")
 FINISH = "finish"
+_ONCE = "this site answered this sum before, with something else; it does so once"
 
 
 class Site:
@@ -255,14 +257,16 @@ class _Work:
         return dict(fields), body
 
     def _decrypted(self, ask: Sum, message: Message) -> Answer:
-        """The sum of one set of sites, decrypted; no other is, of this sum."""
+        """The sum of one set of sites, decrypted. No other request is tried, of this sum, whatever became of it."""
         party, request = self._party(ask), message.fields
-        self._enough(party.members_of(request))
+        members = self._enough(party.members_of(request))
         if message.stage != "decrypt" or "contribution" not in self._record():
             raise ProtocolError("this site contributed nothing yet to what it is to decrypt")
+        # privacy: sums of two sets tell the difference, which may be one site's own numbers; and were a second request
+        # tried, refused or not, changes of a sum could be tried until one tells of its noise. So it is locked first
+        asked = _hashed(message.body, members, request.get("seeds"))
+        self._lock("decrypted", asked, summation.REFUSAL)
         words = party.decrypted(request, message.body, self._encrypted(ask)[0]["seed"])
-        # privacy: sums of two sets tell the difference, which may be one site's own numbers
-        self._lock("decrypted", _hashed(message.body, request.get("seeds")))
         self._sum = words.tobytes()
         fields, body = summation.told(words, request)
         return dict(fields), body
@@ -367,11 +371,11 @@ class _Work:
             else {"query": self.position, "head": head_of(self.steps)}
         )
 
-    def _lock(self, what: str, value: str) -> None:
+    def _lock(self, what: str, value: str, why: str = _ONCE) -> None:
         """Bind this site to one answer of a sum. Errors: ProtocolError for another one than before."""
         record = self._record()
         if record["query"] != self.position or record.get(what, value) != value:
-            raise ProtocolError("this site answered this sum before, with something else; it does so once")
+            raise ProtocolError(why)
         if what not in record:
             self._own.shelf.put("sum", files.canonical_json({**record, what: value}))
 

@@ -102,14 +102,9 @@ def service(
             most = expected_bytes(model.offer, bounds.records, 0) + _ROOM
             content = await _body(request, (most, bounds.seconds))
             records = await _computed(state, lambda: loads(content, _NAME, "records"))
-            keys = state.keys.get(records.key)
-            if keys is None:
-                raise Refused(404, "the keys of these records are not here; send them to /v1/keys first")
-            state.keys.move_to_end(records.key)
+            keys = _known(state, records.key)
             rows, lanes = check(model, keys, records)
-            if rows > bounds.records:
-                raise Refused(413, f"a request here has at most {bounds.records} records")
-            _admit(state, bounds, blocks_of(model.offer, rows, lanes), clock())
+            _admit(state, bounds, (rows, blocks_of(model.offer, rows, lanes)), clock())
             results = await _computed(state, lambda: score(model, keys, records))
         return Response(results.dumps(), media_type=_MEDIA)
 
@@ -158,11 +153,22 @@ async def _body(request: Request, bounds: tuple[int, float]) -> bytes:
     return bytes(content)
 
 
-def _admit(state: _State, bounds: Limits, blocks: int, now: float) -> None:
-    """Count ciphertexts of scores, of whichever key: keys cost nothing.
+def _known(state: _State, name: str) -> Keys:
+    """A client's keys, used now."""
+    if name not in state.keys:
+        raise Refused(404, "the keys of these records are not here; send them to /v1/keys first")
+    state.keys.move_to_end(name)
+    return state.keys[name]
+
+
+def _admit(state: _State, bounds: Limits, asked: tuple[int, int], now: float) -> None:
+    """Count ciphertexts of scores, of whichever key: keys cost nothing. asked: records, and ciphertexts.
 
     privacy: whoever asks without end learns the weights; this slows it, and a private fit is what protects.
     """
+    rows, blocks = asked
+    if rows > bounds.records:
+        raise Refused(413, f"a request here has at most {bounds.records} records")
     while state.used and state.used[0] < now - _HOUR:
         state.used.popleft()
     if len(state.used) + blocks > bounds.hourly:
