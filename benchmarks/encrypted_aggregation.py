@@ -136,7 +136,7 @@ def aggregation(report: Report, _: Any) -> None:
     peer = found.pop("tenseal", None)
     report.row(part="aggregation", who="privae", **found)
     if peer is None:
-        report.not_measured.append({"name": "TenSEAL's aggregation", "why": "not installed"})
+        report.not_measured.append({"name": "TenSEAL's aggregation", "reason": "not installed"})
     else:
         report.row(part="aggregation", who="TenSEAL", **peer)
     mean = (found["up_ratio"] * (SITES - 1) + found["up_ratio_of_who_tells_the_sum"]) / SITES
@@ -148,3 +148,7 @@ def aggregation(report: Report, _: Any) -> None:
         2.0,
         "at_most",
     )
+    if not report.checks[-1]["met"]:
+        report.checks[-1]["reason"] = (
+            "it sends the plain sum, too: 4 bytes a number; the others send its hash"
+        )

@@ -72,7 +72,7 @@ def single(report: Report, _: Any) -> None:
     try:
         theirs, off = _tenseal(made, right)
     except ImportError:
-        report.not_measured.append({"name": "TenSEAL", "why": "not installed"})
+        report.not_measured.append({"name": "TenSEAL", "reason": "not installed"})
         return
     report.row(part="single", who="TenSEAL mm", milliseconds=1e3 * theirs, error_e6=1e6 * off)
     report.check("single: TenSEAL's processor time over ours", theirs / ours, 80.0, "at_least")

@@ -1,4 +1,4 @@
-"""Write the figures of README.md and of the pages on engine, audit and federation from benchmarks/results/*.json.
+"""Write the figures of README.md and of the pages on engine, audit, federation and encryption from benchmark results.
 
 `python scripts/figures.py` writes them; with --check it fails, naming the command, when they are stale. No figure of
 a benchmark is typed by hand; until it has run they read "not measured yet".
@@ -293,6 +293,11 @@ def _federated_print(results: dict[str, Any]) -> Iterator[str]:
     yield from (f"- Not measured: {item['name']}: {item['reason']}." for item in results["not_measured"])
 
 
+def render_encrypted(results: dict[str, Any] | None) -> str:
+    """Every target beside what was measured."""
+    return NOTHING if results is None else _targets(results["checks"])
+
+
 def _rows_of(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
     """A table of some fields of rows; empty without rows."""
     if not rows:
@@ -352,6 +357,7 @@ PAGES: tuple[tuple[Path, Path, _Render, str], ...] = (
     (ENGINE, ENGINE_RESULTS, render_engine, FIGURES),
     (AUDIT, AUDIT_RESULTS, render_audit, TRIED),
     (FEDERATED, FEDERATED_RESULTS, render_federated, TOGETHER),
+    (AUDIT.with_name("encrypted.md"), RESULTS.with_name("encrypted.json"), render_encrypted, FIGURES),
 )
 
 

@@ -122,7 +122,7 @@ class Party:
         if len(raws) != len(names):
             raise ProtocolError("a request to decrypt brings one ciphertext twice")
         found = form.read(body)
-        first, checks = found[: -CHECKS], found[-CHECKS :]
+        first, checks = found[:-CHECKS], found[-CHECKS:]
         # privacy: before s is in use; what rounding would take away gives the noise, and s, to who may try changes
         if (checks != self._checks(first, raws)).any():
             raise ProtocolError(REFUSAL)
