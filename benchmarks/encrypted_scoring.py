@@ -51,7 +51,7 @@ def single(report: Report, _: Any) -> None:
     program = features.Program(schedule, features.Layout.of(circuit, PARAMETERS.slots, 1))
     holder, rotations = Holder(PARAMETERS), sorted(program.rotations())
     galois = holder.galois_keys(rotations)
-    server = Evaluation(PARAMETERS, holder.relinearisation_key(), galois)
+    server = Evaluation(PARAMETERS, holder.relinearization_key(), galois)
     right, spent, errors, times = circuit.evaluate(made["x"])["codes"], {}, [], []
     for i, record in enumerate(made["x"]):
         packed = holder.encrypt(program.layout.packed(record[None]), SCALE)

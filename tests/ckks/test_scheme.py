@@ -23,7 +23,7 @@ def holder():
 
 @pytest.fixture(scope="module")
 def server(holder):
-    return Evaluation(PARAMETERS, holder.relinearisation_key(), holder.galois_keys([1, 3]))
+    return Evaluation(PARAMETERS, holder.relinearization_key(), holder.galois_keys([1, 3]))
 
 
 def test_columns_that_are_not_contiguous_encode_right(holder):
@@ -91,7 +91,7 @@ def test_rotations_need_a_key_of_their_own(holder, server):
 
 def test_keys_that_are_none_are_refused(holder):
     other = Holder(Parameters(4096, (30, 30, 40)))
-    for wrong in (b"", b"x" * 100, other.relinearisation_key()):
+    for wrong in (b"", b"x" * 100, other.relinearization_key()):
         with pytest.raises(ArtifactError, match="evaluation keys"):
             Evaluation(PARAMETERS, wrong)
         with pytest.raises(ArtifactError, match="public key"):

@@ -49,7 +49,7 @@ def test_both_packings_are_the_clear_circuit_within_the_predicted_bound(seed, in
     records = np.random.default_rng(seed).uniform(-1, 1, (5, inputs))
     right, wanted = circuit.evaluate(records), tuple(circuit.outputs)
 
-    server = Evaluation(PARAMETERS, holder.relinearisation_key())
+    server = Evaluation(PARAMETERS, holder.relinearization_key())
     twin = Clear(PARAMETERS, primes_of(PARAMETERS), slots=8)
     columns = [np.ascontiguousarray(column) for column in records.T]
     real = samples.run(server, schedule, [holder.encrypt(c, SCALE) for c in columns], wanted)
@@ -66,7 +66,7 @@ def test_both_packings_are_the_clear_circuit_within_the_predicted_bound(seed, in
         layout = features.Layout.of(circuit, PARAMETERS.slots, lanes)
         program = features.Program(schedule, layout)
         server = Evaluation(
-            PARAMETERS, holder.relinearisation_key(), holder.galois_keys(sorted(program.rotations()))
+            PARAMETERS, holder.relinearization_key(), holder.galois_keys(sorted(program.rotations()))
         )
         twin, packed, count = (
             Clear(PARAMETERS, primes_of(PARAMETERS)),
@@ -166,7 +166,7 @@ def test_outputs_and_diagonals_of_zeros_are_computed(holder):
     right = circuit.evaluate(record)
     for lanes in (1, features.most_lanes(circuit, PARAMETERS.slots)):
         program = features.Program(schedule, features.Layout.of(circuit, PARAMETERS.slots, lanes))
-        keys = holder.relinearisation_key(), holder.galois_keys(sorted(program.rotations()))
+        keys = holder.relinearization_key(), holder.galois_keys(sorted(program.rotations()))
         packed = holder.encrypt(program.layout.packed(record), SCALE)
         found = program.run(Evaluation(PARAMETERS, *keys), packed, wanted)
         for name in wanted:
@@ -174,7 +174,7 @@ def test_outputs_and_diagonals_of_zeros_are_computed(holder):
             assert (
                 np.abs(program.layout.read(holder.decrypt(found[name]), width, 1) - right[name]).max() < 1e-2
             )
-    server = Evaluation(PARAMETERS, holder.relinearisation_key())
+    server = Evaluation(PARAMETERS, holder.relinearization_key())
     columns = [holder.encrypt(np.array([number]), SCALE) for number in record[0]]
     found = samples.run(server, schedule, columns, wanted)
     for name in wanted:

@@ -187,6 +187,12 @@ def test_keys_that_are_not_what_they_say_are_refused(place):
         scoring.Keys.of(foreign, known)
 
 
+def test_a_key_that_rotates_nothing_packs_a_ciphertext_a_feature(place, digits):
+    known = place.served.offer
+    assert scoring.pack(known, place.ring, digits.x[:1]).about["lanes"] != 0
+    assert scoring.pack(known, place.other, digits.x[:1]).about["lanes"] == 0
+
+
 def test_without_rotation_keys_records_come_one_ciphertext_a_feature(place, digits):
     known = place.served.offer
     keys = scoring.Keys.of(place.others, known)

@@ -100,7 +100,7 @@ def test_inspect_says_what_it_takes(keyed, capsys):
     said = run(
         capsys, "encrypted", "inspect", "m.privae", "--outputs", "score,codes", "--precision", "precise"
     ).out
-    for word in ("128-bit security", "score", "codes", "strangest", "rotations"):
+    for word in ("128-bit security", "score", "codes", "strangest", "public keys"):
         assert word in said
     fields = json.loads(run(capsys, "encrypted", "inspect", "offer.json", "--json").out)
     assert fields["outputs"]["score"]["width"] == 1
@@ -223,3 +223,29 @@ def test_what_others_wrote_is_printed_plain(at, capsys):
         "records", Parameters(8192, (40, 30, 40)), "0" * 64, {"\x1b]0;owned\x07": "\x1b[2J"}, b""
     ).write(at / "odd.pvhe")
     assert "\x1b" not in run(capsys, "encrypted", "inspect", "odd.pvhe").out
+
+
+def test_several_outputs_come_back_by_files(at, capsys):
+    run(capsys, "encrypted", "inspect", "m.privae", "--outputs", "codes,score", "-o", "both.json", "-q")
+    run(capsys, "encrypted", "keys", "both.json", "-o", "both.key", "--batch", "-q")
+    shown = run(capsys, "encrypted", "inspect", "both.key").out
+    assert "secret key" in shown
+    run(
+        capsys,
+        "encrypted",
+        "pack",
+        "new.npz",
+        "--offer",
+        "both.json",
+        "--key",
+        "both.key",
+        "-o",
+        "b.pvhe",
+        "-q",
+    )
+    score = ("score", "m.privae", "b.pvhe", "--keys", "both.pvhe", "--offer", "both.json", "-o", "bs.pvhe")
+    run(capsys, "encrypted", *score, "-q")
+    unpack = ("unpack", "bs.pvhe", "--offer", "both.json", "--key", "both.key", "-o", "b.csv")
+    said = run(capsys, "encrypted", *unpack).out
+    assert "wrote b.csv: row (the first is 1) and score (higher = stranger)" in said
+    assert len(pd.read_csv("b.csv")) == len(pd.read_csv("b-codes.csv")) == 6

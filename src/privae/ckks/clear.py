@@ -1,4 +1,4 @@
-"""The clear twin of `scheme.Evaluation`: the same circuits on plain numbers, with levels, scales and predicted errors.
+"""The clear twin of `scheme.Evaluation`: the same circuits on plain numbers, with levels, scales and predicted noise.
 
 A value is held several times: once exact, and in a few draws of the noise that its ciphertext would have. The noise of
 each operation is normal with the deviation that ring elements of the scheme have there, so a draw follows the whole
@@ -113,7 +113,7 @@ class Clear:
 
     def rescale(self, value: Twin, scale: float) -> Twin:
         """Divide by the last prime."""
-        assert value.parts == 2, "rescaled before relinearised: rounding would meet the secret's square"
+        assert value.parts == 2, "rescaled before relinearized: rounding would meet the secret's square"
         assert value.level > 0, "no level is left"
         check_scale(value.scale / self.primes[self.parameters.base + value.level - 1], scale)
         return self._noisy(replace(value, level=value.level - 1, scale=scale), self._rescaled / scale)

@@ -79,7 +79,7 @@ class Ciphertext:
 
     @property
     def parts(self) -> int:
-        """2, or 3 after a product that was not relinearised."""
+        """2, or 3 after a product that was not relinearized."""
         return int(self._raw.shape[0] if self._raw is not None else self._object.size())
 
     @property
@@ -145,18 +145,18 @@ def _identities(parameters: Parameters) -> dict[int, tuple[int, ...]]:
 class Evaluation:
     """What a server computes: it holds public keys only. `clear.Clear` does the same on plain numbers.
 
-    relinearisation, galois: the keys as `Holder` gives them; without Galois keys nothing rotates.
+    relinearization, galois: the keys as `Holder` gives them; without Galois keys nothing rotates.
     Errors: ArtifactError for keys of other parameters, or that do not read.
     """
 
     def __init__(
-        self, parameters: Parameters, relinearisation: bytes | None = None, galois: bytes | None = None
+        self, parameters: Parameters, relinearization: bytes | None = None, galois: bytes | None = None
     ) -> None:
         self.parameters, self.primes = parameters, primes_of(parameters)
         self._context = context(parameters)
         self._evaluator = library().Evaluator(self._context)
         self._encoder = library().CKKSEncoder(self._context)
-        self._relin = None if relinearisation is None else self._key("from_relin_str", relinearisation)
+        self._relin = None if relinearization is None else self._key("from_relin_str", relinearization)
         self._galois = None if galois is None else self._key("from_galois_str", galois)
         if self._relin is not None and not self._relin.has_key(2):
             raise ArtifactError(_FOREIGN)
@@ -302,7 +302,7 @@ class Holder:
         flat = np.frombuffer(self.secret, np.uint64, offset=_SECRET_HEAD)
         return flat.reshape(-1, self.parameters.degree)[: len(self.primes)]
 
-    def relinearisation_key(self) -> bytes:
+    def relinearization_key(self) -> bytes:
         """What a server needs to multiply ciphertexts."""
         return bytes(self._generator.create_relin_keys().to_string())
 

@@ -28,7 +28,8 @@ Array = NDArray[np.float64]
 Finish = Literal["as it is", "minus log of the sum"]
 
 OUTPUTS = ("score", "codes", "reconstruction")
-_LINEAR = 'a linear model (privae fit IMAGES --no-fidelity) or recipe="gradients" with activation="square"'
+_SQUARE = "a network: privae plan ... --recipe gradients --activation square"
+_LINEAR = f"a linear model (privae fit IMAGES --no-fidelity), or {_SQUARE}"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def compiled(fitted: Fitted, outputs: Sequence[str] = ("score",)) -> Compiled:
         return _network(fitted, fitted.model, outputs)
     raise UsageError(
         "a mixture's posterior is no polynomial, so it is not computed on ciphertexts: "
-        'fit the table with recipe="gradients" and activation="square"'
+        f"fit the table with {_SQUARE}"
     )
 
 
@@ -131,7 +132,9 @@ def _network(fitted: Fitted, model: LatentModel, outputs: Sequence[str]) -> Comp
         raise UsageError(f"this network's activations are no polynomials; fit {_LINEAR}")
     scored = "score" in outputs
     if scored and not isinstance(model.likelihood, Gaussian):
-        raise UsageError("a table's score is no polynomial; ask for its codes or its reconstruction (logits)")
+        raise UsageError(
+            "a table's score is no polynomial; ask for --outputs codes or reconstruction (logits)"
+        )
     inputs = network.config.inputs
     steps: list[Step] = []
     named = {"codes": _layers(steps, 0, network.encoder.body, network.encoder.mean, (inputs, scored))}

@@ -37,10 +37,14 @@ _GRID = 2**20  # steps of the noise's lattice in one deviation
 
 @dataclass(frozen=True)
 class KeyRing:
-    """A secret key and its name. name: SHA-256 of the public file's body, so keys and name cannot be told apart."""
+    """A secret key and its name. name: SHA-256 of the public file's body, so keys and name cannot be told apart.
+
+    rotates: whether the public file has Galois keys.
+    """
 
     holder: Holder = field(repr=False)
     name: str
+    rotates: bool = False
 
     @property
     def parameters(self) -> Parameters:
@@ -49,28 +53,30 @@ class KeyRing:
 
     @classmethod
     def made(cls, parameters: Parameters, rotations: Sequence[int] = ()) -> tuple["KeyRing", Container]:
-        """A fresh key, and what the server needs: public and relinearisation keys, Galois keys of these steps only."""
+        """A fresh key, and what the server needs: public and relinearization keys, Galois keys of these steps only."""
         holder = Holder(parameters)
-        parts = [holder.public_key(), holder.relinearisation_key()]
+        parts = [holder.public_key(), holder.relinearization_key()]
         if rotations:
             parts.append(holder.galois_keys(rotations))
         body = b"".join(parts)
         name = hashlib.sha256(body).hexdigest()
         about = {"sizes": list(map(len, parts)), "rotations": sorted(set(rotations))}
-        return cls(holder, name), Container("keys", parameters, name, about, body)
+        return cls(holder, name, bool(rotations)), Container("keys", parameters, name, about, body)
 
     def write(self, path: Path, passphrase: str) -> None:
         """Write the secret file: encrypted under a passphrase, for its owner alone to read."""
         bound = _bound(self.parameters, self.name)
         body = vault.closed(self.holder.secret, passphrase, bound)
-        files.write_secretly(path, Container("secret key", self.parameters, self.name, {}, body).dumps())
+        files.write_secretly(
+            path, Container("secret key", self.parameters, self.name, {"rotates": self.rotates}, body).dumps()
+        )
 
     @classmethod
     def read(cls, path: Path, passphrase: str) -> "KeyRing":
         """The keys in a secret file. Errors: ArtifactError for another passphrase or a file that was changed."""
         found = load(path, "secret key")
         secret = vault.opened(found.body, passphrase, _bound(found.parameters, found.key))
-        return cls(Holder(found.parameters, secret), found.key)
+        return cls(Holder(found.parameters, secret), found.key, found.about.get("rotates") is True)
 
     def check(self, container: Container, name: str) -> None:
         """Refuse ciphertexts of another key. Errors: ArtifactError."""
@@ -83,7 +89,7 @@ def _bound(parameters: Parameters, name: str) -> bytes:
 
 
 def public_parts(container: Container) -> list[bytes]:
-    """Public and relinearisation keys, and Galois keys if there are any. Errors: ArtifactError for other files."""
+    """Public and relinearization keys, and Galois keys if there are any. Errors: ArtifactError for other files."""
     if hashlib.sha256(container.body).hexdigest() != container.key:
         raise ArtifactError("the keys do not bear their own name; ask for the file again")
     sizes = container.about.get("sizes")

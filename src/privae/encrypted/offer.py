@@ -141,7 +141,7 @@ class Offer:
                 Parameters.from_dict(stored["parameters"]),
                 float(stored["scale"]),
                 int(stored["inputs"]),
-                {str(name): _output(output) for name, output in stored["outputs"].items()},
+                {str(name): _output(stored["outputs"][name]) for name in sorted(stored["outputs"], key=_place)},
                 cast("Finish", stored["finish"]),
                 bool(stored["norm"]),
                 {int(lanes): int(moved) for lanes, moved in stored["layouts"].items()},
@@ -195,6 +195,11 @@ class Offer:
         return cls.from_dict(stored)
 
 
+def _place(name: str) -> tuple[int, str]:
+    """Where an output stands among others: in the order of OUTPUTS, whatever order a file has."""
+    return (OUTPUTS.index(name) if name in OUTPUTS else len(OUTPUTS), name)
+
+
 def _output(stored: Mapping[str, Any]) -> Output:
     width, level = int(stored["width"]), int(stored["level"])
     rest = [float(stored[name]) for name in ("scale", "error", "worst", "noise", "spread")]
@@ -227,10 +232,12 @@ def served(
 
     Errors: UsageError for a model, outputs or a precision that cannot be served; see `compile.compiled`.
     """
-    made = compiled(fitted, outputs)
+    made = compiled(
+        fitted, [name for name in OUTPUTS if name in outputs] if set(outputs) <= set(OUTPUTS) else outputs
+    )
     circuit = made.circuit
     parameters = parameters_for(circuit, precision)
-    model = files.digest([identity, list(outputs), precision])
+    model = files.digest([identity, list(circuit.outputs), precision])
     if known is not None and known.model != model:
         raise UsageError("the offer is that of another model; write this one's: privae encrypted inspect -o")
     schedule = Schedule(circuit, parameters, primes_of(parameters), 2.0 ** PRECISION[precision])

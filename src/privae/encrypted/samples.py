@@ -59,7 +59,7 @@ def _needed(circuit: Circuit, wanted: Sequence[str]) -> set[int]:
 
 
 def _waits(circuit: Circuit, value: int) -> bool:
-    """Whether squares are relinearised only after the one affine map that reads them: it has fewer outputs."""
+    """Whether squares are relinearized only after the one affine map that reads them: it has fewer outputs."""
     readers = circuit.consumers(value)
     if len(readers) != 1 or value in circuit.outputs.values():
         return False

@@ -46,7 +46,7 @@ def pack(
     if ring.parameters != offer.parameters:
         raise ArtifactError("the key was made for other parameters than the offer's; make one for it")
     rows = offer.prepared(data)
-    chosen = offer.packing(len(rows)) if lanes is None else lanes
+    chosen = offer.packing(len(rows), rotations=ring.rotates) if lanes is None else lanes
     if chosen not in {0, *offer.layouts}:
         raise UsageError("the offer has no such packing")
     if not len(rows):
@@ -173,11 +173,11 @@ def expected_bytes(offer: Offer, rows: int, lanes: int) -> int:
     return _count(offer, lanes, rows) * each
 
 
-def expected_key_bytes(offer: Offer) -> int:
-    """The most bytes that the body of a client's public keys has."""
-    primes, rotations = len(offer.parameters.bits), set().union(*offer.rotations.values())
+def expected_key_bytes(offer: Offer, *, rotations: bool = True) -> int:
+    """The most bytes that the body of a client's public keys has, with Galois keys or without."""
+    primes, steps = len(offer.parameters.bits), set().union(*offer.rotations.values()) if rotations else set()
     each = 2 * 8 * primes * offer.parameters.degree + _HEADS
-    return each * (1 + (primes - 1) * (1 + len(rotations))) + _HEADS * offer.parameters.degree // 128
+    return each * (1 + (primes - 1) * (1 + len(steps))) + _HEADS * offer.parameters.degree // 128
 
 
 def blocks_of(offer: Offer, rows: int, lanes: int) -> int:

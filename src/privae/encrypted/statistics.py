@@ -206,7 +206,7 @@ class KeyHolder:
         self.terms = terms
         terms.flood  # noqa: B018  raises
         self._holder = Holder(terms.parameters)
-        self.keys = Keys(self._holder.public_key(), self._holder.relinearisation_key())
+        self.keys = Keys(self._holder.public_key(), self._holder.relinearization_key())
 
     def __repr__(self) -> str:
         """No part of the key."""

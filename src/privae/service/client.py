@@ -7,7 +7,13 @@ from privae.encrypted.offer import Offer
 from privae.errors import ArtifactError, ProtocolError, ResourceError, UsageError
 
 _SECONDS = 1800.0
-_KINDS = {400: ArtifactError, 404: UsageError, 413: UsageError, 422: UsageError}
+
+
+class KeysWanted(UsageError):
+    """A service that does not have the keys of these records."""
+
+
+_KINDS = {400: ArtifactError, 404: KeysWanted, 413: UsageError, 422: UsageError}
 
 
 def offered(url: str) -> Offer:
@@ -21,12 +27,16 @@ def offered(url: str) -> Offer:
 
 
 def scored(url: str, keys: Container, records: Container) -> Container:
-    """Send keys, which a service that has them keeps, and records; the results.
+    """Send records, and keys to a service that does not have them yet; the results.
 
     Errors: UsageError where none answers, or for what the service does not take; ResourceError where it is busy.
     """
-    _sent(url, "POST", "/v1/keys", keys.dumps())
-    answer = _sent(url, "POST", "/v1/score", records.dumps())
+    content = records.dumps()
+    try:
+        answer = _sent(url, "POST", "/v1/score", content)
+    except KeysWanted:
+        _sent(url, "POST", "/v1/keys", keys.dumps())
+        answer = _sent(url, "POST", "/v1/score", content)
     return loads(answer.content, "the answer", "results")
 
 
@@ -44,5 +54,10 @@ def _sent(url: str, method: str, path: str, content: bytes | None = None) -> htt
     except (ValueError, KeyError, TypeError):
         line = f"status {answer.status_code}"
     if answer.status_code in {429, 503}:
-        raise ResourceError(f"the service is busy: {line}")
+        raise ResourceError(f"the service takes no more now: {line}; again in {_again(answer)} seconds")
     raise _KINDS.get(answer.status_code, ProtocolError)(f"the service refuses: {line}")
+
+
+def _again(answer: httpx.Response) -> int:
+    stated = answer.headers.get("retry-after", "")
+    return int(stated) if stated.isdigit() and len(stated) < 6 else 60

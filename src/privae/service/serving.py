@@ -38,6 +38,10 @@ Plain = Annotated[
 ]
 
 _CONNECTIONS = 64
+_SCORES = {
+    "minus log of the sum": "the score of privae score: minus the log-evidence",
+    "as it is": "the squared error of the reconstruction, which is not the score of privae score",
+}
 
 
 @encrypted.command(
@@ -57,7 +61,7 @@ def inspect(
 ) -> None:
     """Say what a model takes to be computed on ciphertexts, and write its offer; or what a file holds."""
     out = Terminal(quiet, as_json)
-    if file.suffix == ".pvhe":
+    if _is_container(file):
         from privae.ckks.container import load
 
         header = load(file).header()
@@ -166,6 +170,16 @@ def _kept_to(model: Path, offer: Path | None, *, plain: bool) -> "Served":
     return _served(model, list(known.outputs), named.get(known.scale, ""), plain=plain, known=known)
 
 
+def _is_container(file: Path) -> bool:
+    from privae.ckks.container import MAGIC
+
+    try:
+        with file.open("rb") as opened:
+            return file.suffix == ".pvhe" or opened.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return file.suffix == ".pvhe"
+
+
 def _plain(text: str) -> str:
     """What may stand on a terminal of what somebody else wrote."""
     return "".join(filter(str.isprintable, text))[:60]
@@ -183,6 +197,8 @@ def _parameters(stored: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _described(offer: "Offer") -> str:
     """An offer as a person reads it."""
+    from privae.encrypted.scoring import expected_key_bytes
+
     parameters = offer.parameters
     rows = [
         *_parameters(parameters.to_dict()),
@@ -194,9 +210,12 @@ def _described(offer: "Offer") -> str:
         rows.append(
             (
                 name,
-                f"{many} a record, off by at most {output.error:.2g} (strangest records: {output.worst:.2g})",
+                f"{many} a record, which differ by about {output.spread:.2g} between records of the model;",
             )
         )
-    single = len(set().union(*offer.rotations.values())) if offer.rotations else 0
-    rows.append(("keys", f"relinearisation, and {single} rotations for single records"))
+        rows.append(("", f"off by at most {output.error:.2g} (strangest records: {output.worst:.2g})"))
+    if "score" in offer.outputs:
+        rows.append(("", _SCORES[offer.finish]))
+    batch, all_ = (expected_key_bytes(offer, rotations=kind) / 1e6 for kind in (False, True))
+    rows.append(("public keys", f"{all_:.0f} MB; {batch:.0f} MB with keys --batch, for batches alone"))
     return aligned(rows)
