@@ -141,7 +141,10 @@ class Offer:
                 Parameters.from_dict(stored["parameters"]),
                 float(stored["scale"]),
                 int(stored["inputs"]),
-                {str(name): _output(stored["outputs"][name]) for name in sorted(stored["outputs"], key=_place)},
+                {
+                    str(name): _output(stored["outputs"][name])
+                    for name in sorted(stored["outputs"], key=_place)
+                },
                 cast("Finish", stored["finish"]),
                 bool(stored["norm"]),
                 {int(lanes): int(moved) for lanes, moved in stored["layouts"].items()},
