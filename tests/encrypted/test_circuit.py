@@ -40,7 +40,7 @@ def circuit_of(seed, inputs, hidden, latent):
     return Circuit(low, high, steps, {"codes": 3, "hidden": 5, "score": 6})
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(st.integers(0, 2**32), st.integers(2, 40), st.integers(2, 17), st.integers(1, 9))
 def test_both_packings_are_the_clear_circuit_within_the_predicted_bound(seed, inputs, hidden, latent):
     holder = Holder(PARAMETERS)

@@ -10,6 +10,7 @@ from privae import VAE
 from privae.encrypted.compile import compiled
 from privae.encrypted.offer import numbers_of
 from privae.errors import UsageError
+from privae.recipes import image
 
 
 def test_a_linear_model_is_its_own_circuit(linear, digits):
@@ -82,7 +83,8 @@ def test_other_outputs_are_refused(linear, outputs):
         compiled(linear.fitted_, outputs)
 
 
-def test_a_residual_decoder_serves_scores_and_codes_but_no_reconstructions(digits):
+def test_a_residual_decoder_serves_scores_and_codes_but_no_reconstructions(digits, monkeypatch):
+    monkeypatch.setattr(image, "_DECODER_STEPS", 3)
     model = VAE(math.inf, rows=1500, classes=3, fidelity=True).fit(digits.x[:1500], digits.y[:1500])
     x = digits.x[1500:1510]
     found = compiled(model.fitted_, ("score", "codes")).evaluate(numbers_of(model.fitted_.schema, x))

@@ -270,12 +270,9 @@ def test_the_hash_of_a_masked_study_is_what_it_was(room) -> None:
     assert study.hash == digest(fields)
 
 
-def test_terms_that_go_badly_with_ciphertexts_are_refused_in_one_line(room, tmp_path) -> None:
+def test_terms_that_go_badly_with_ciphertexts_are_refused_in_one_line(room) -> None:
     with pytest.raises(UsageError, match="leave it out"):
         study_of(room(images=True, sum="encrypted", masking=False))
-    room(images=True, sum="encrypted")
-    with pytest.raises(UsageError, match="federated key FILE --consortium"):
-        kits.provision(tmp_path / "study.toml", tmp_path / "kits")
     assert study_of(room(images=True, sum="encrypted", count=5, dropouts=3)).circles(0)[0].need == 2
     with pytest.raises(UsageError, match="vanish"):
         study_of(room(images=True, count=5, dropouts=3))
@@ -284,6 +281,13 @@ def test_terms_that_go_badly_with_ciphertexts_are_refused_in_one_line(room, tmp_
     with pytest.raises(PrivacyRefused, match="name the sites' key"):
         policy.check(study, plan)
     policy.model_copy(update={"consortium": "k"}).check(study, plan)
+
+
+def test_kits_of_a_study_without_the_name_of_its_key_are_refused(room, tmp_path) -> None:
+    pytest.importorskip("nvflare")
+    room(images=True, sum="encrypted")
+    with pytest.raises(UsageError, match="federated key FILE --consortium"):
+        kits.provision(tmp_path / "study.toml", tmp_path / "kits")
 
 
 def test_a_median_of_groups_is_that_of_masked_sums(made) -> None:
