@@ -11,16 +11,11 @@ Every figure is processor time of one thread. TenSEAL is asked for beside privae
 Data: ../shared/data.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import encrypted_aggregation
 import encrypted_scoring
 import encrypted_statistics
-import torch
-from harness import SHARED, Report, kept, measured, parser
+from harness import Part, parser, run
 
-Part = Callable[[Report, Any], None]
 PARTS: tuple[Part, ...] = (
     encrypted_scoring.single,
     encrypted_scoring.batch,
@@ -33,19 +28,7 @@ PARTS: tuple[Part, ...] = (
 
 def main() -> None:
     options = parser(__doc__.splitlines()[0])
-    options.add_argument("--only", metavar="PART", choices=[part.__name__ for part in PARTS])
-    chosen = options.parse_args()
-    torch.set_num_threads(1)
-    report = Report("encrypted", chosen.quick)
-    if not SHARED.is_dir():
-        raise SystemExit("the data folder ../shared/data is not here")
-    for part in PARTS:
-        if chosen.only in (None, part.__name__):
-            measured(report, part, chosen)
-    if chosen.only:
-        kept(report, chosen.only)
-    else:
-        report.write()
+    run("encrypted", PARTS, options)
 
 
 if __name__ == "__main__":

@@ -15,19 +15,15 @@ Data: ../shared/data; census rows are packaged.
 """
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import federated_engine
 import federated_evaluation
 import federated_fits
 import federated_kills
 import federated_masks
-import torch
-from harness import SHARED, Report, kept, measured, parser
+from harness import Part, parser, run
 
-Part = Callable[[Report, Any], None]
 PARTS: tuple[Part, ...] = (
     federated_fits.equality,
     federated_fits.utility,
@@ -43,20 +39,8 @@ PARTS: tuple[Part, ...] = (
 
 def main() -> None:
     options = parser(__doc__.splitlines()[0])
-    options.add_argument("--only", metavar="PART", choices=[part.__name__ for part in PARTS])
     options.add_argument("--flower", type=Path, default=os.environ.get("FEDERATED_FLOWER_PYTHON"))
-    chosen = options.parse_args()
-    torch.set_num_threads(1)
-    report = Report("federated", chosen.quick)
-    if not SHARED.is_dir():
-        raise SystemExit("the data folder ../shared/data is not here")
-    for part in PARTS:
-        if chosen.only in (None, part.__name__):
-            measured(report, part, chosen)
-    if chosen.only:
-        kept(report, chosen.only)
-    else:
-        report.write()
+    run("federated", PARTS, options)
 
 
 if __name__ == "__main__":

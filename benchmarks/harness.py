@@ -6,11 +6,13 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from privae.files import code_version
 
@@ -65,7 +67,10 @@ class Report:
         print(f"wrote {path.name}: {sum(c['met'] for c in self.checks)} of {len(self.checks)} checks met")
 
 
-def measured(report: Report, part: Callable[[Report, Any], None], options: Any) -> None:
+Part = Callable[[Report, Any], None]
+
+
+def measured(report: Report, part: Part, options: Any) -> None:
     """Run one part; its checks and what it did not measure bear its name, and its time the version of the code."""
     start, known = time.monotonic(), (len(report.checks), len(report.not_measured))
     part(report, options)
@@ -74,6 +79,23 @@ def measured(report: Report, part: Callable[[Report, Any], None], options: Any) 
             one["part"] = part.__name__
     seconds = time.monotonic() - start
     report.row(part="seconds", of=part.__name__, seconds=seconds, privae=code_version())
+
+
+def run(name: str, parts: Sequence[Part], options: argparse.ArgumentParser) -> None:
+    """Measure all parts, or, with --only, one of them again."""
+    options.add_argument("--only", metavar="PART", choices=[part.__name__ for part in parts])
+    chosen = options.parse_args()
+    torch.set_num_threads(1)
+    report = Report(name, chosen.quick)
+    if not SHARED.is_dir():
+        raise SystemExit("the data folder ../shared/data is not here")
+    for part in parts:
+        if chosen.only in (None, part.__name__):
+            measured(report, part, chosen)
+    if chosen.only:
+        kept(report, chosen.only)
+    else:
+        report.write()
 
 
 def kept(report: Report, again: str) -> None:

@@ -1,5 +1,6 @@
 """The door: what is wrapped of the library, and its arithmetic against that on plain numbers."""
 
+import os
 import subprocess
 import sys
 
@@ -141,12 +142,22 @@ def test_integers_and_their_sums_are_exact():
     assert (exact.decrypted(holder, exact.added([one, other, one])) == 2 * x + x[::-1]).all()
 
 
-def test_without_the_extra_a_line_names_it():
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["encrypted", "serve", "m.privae"],
+        ["encrypted", "ask", "http://localhost:9", "x.npz", "--key", "a.key", "-o", "a.csv"],
+    ],
+)
+def test_without_the_extra_a_line_names_it(arguments):
     code = (
         "import sys; sys.modules['seal'] = None\n"
         "from privae.cli import main\n"
-        "raise SystemExit(main(['encrypted', 'keys', 'offer.json', '-o', 'a.key']))"
+        f"raise SystemExit(main({arguments}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    words = {**os.environ, "PRIVAE_PASSPHRASE": "correct horse battery staple"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=words
+    )
     assert done.returncode == 2
-    assert done.stderr.strip().count("\n") == 0
+    assert done.stderr == "privae: ciphertexts need an extra: pip install 'privae[encrypted]'\n"

@@ -33,7 +33,6 @@ def square(digits):
 def place(linear):
     """The linear model served with all outputs, with a key, its public file, and those of someone else."""
     served = offer.served(linear.fitted_, linear.identity, ("score", "codes", "reconstruction"))
-    rotations = sorted(set().union(*served.offer.rotations.values()))
-    ring, public = keys.KeyRing.made(served.offer.parameters, rotations)
+    ring, public = keys.KeyRing.made(served.offer.parameters, served.offer.steps)
     other, others = keys.KeyRing.made(served.offer.parameters)
     return SimpleNamespace(served=served, ring=ring, public=public, other=other, others=others)

@@ -9,7 +9,7 @@ import pytest
 from privae.ckks.clear import Clear
 from privae.ckks.parameters import Parameters
 from privae.encrypted import keys
-from privae.encrypted.keys import ADVANTAGE, MOST_SHARED, KeyRing, deviation, shared, start_count
+from privae.encrypted.keys import ADVANTAGE, MOST_SHARED, KeyRing, deviation, flood, shared, start_count
 from privae.encrypted.offer import Output
 from privae.errors import ArtifactError, PrivacyRefused, UsageError
 from privae.privacy.noise import NoiseSource
@@ -148,3 +148,4 @@ def test_noise_that_no_ciphertext_has_is_not_believed(counted, ring, noise):
     least = Clear(SMALL).least_noise(SCORES.scale)
     _, step = shared(np.zeros(1), replace(SCORES, noise=noise), ring, counted)
     assert step > deviation(least) / 10 > 0
+    assert flood(replace(SCORES, noise=noise), ring) == deviation(least)

@@ -63,7 +63,7 @@ def finished(name: str, values: Array, finish: Finish) -> Array:
 
 
 def compiled(fitted: Fitted, outputs: Sequence[str] = ("score",)) -> Compiled:
-    """The circuit of a fitted model with these outputs.
+    """The circuit of a fitted model with these outputs, in the order of OUTPUTS, whichever order they are asked in.
 
     Errors: UsageError for a model that is no polynomial, naming the recipe whose models are; for an output that there
     is none of.
@@ -71,6 +71,7 @@ def compiled(fitted: Fitted, outputs: Sequence[str] = ("score",)) -> Compiled:
     unknown = set(outputs) - set(OUTPUTS)
     if unknown or not outputs:
         raise UsageError(f"outputs are some of {', '.join(OUTPUTS)}")
+    outputs = [name for name in OUTPUTS if name in outputs]
     if isinstance(fitted.model, ImageModel):
         return _linear(fitted.model, outputs)
     if isinstance(fitted.model, LatentModel):

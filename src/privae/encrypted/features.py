@@ -24,14 +24,14 @@ Moved = dict[tuple[int, int, int], Value]
 """Values already rotated, by which value, at which level, and by how much."""
 
 
-def _power(width: int) -> int:
+def power(width: int) -> int:
     """The power of two that holds a width."""
     return 1 << max(width - 1, 0).bit_length()
 
 
 def most_lanes(circuit: Circuit, slots: int) -> int:
     """How many records fit a ciphertext, the widest value of each in the slots of one; 0 where none does."""
-    return slots // max(_power(circuit.width(value)) for value in range(len(circuit.steps) + 1))
+    return slots // max(power(circuit.width(value)) for value in range(len(circuit.steps) + 1))
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Layout:
     @classmethod
     def of(cls, circuit: Circuit, slots: int, lanes: int) -> "Layout":
         """The layout in which the first map of a circuit has the fewest diagonals."""
-        width, rows = _power(circuit.inputs), slots // lanes
+        width, rows = power(circuit.inputs), slots // lanes
         assert lanes <= most_lanes(circuit, slots), "more features than slots"
         first = [step for step in circuit.steps if isinstance(step, Affine) and step.terms[0][0] == 0]
-        outputs = min(_power(len(first[0].bias)), width) if first else 1
+        outputs = min(power(len(first[0].bias)), width) if first else 1
         return cls(slots, lanes, width, max(1, outputs * width // rows))
 
     @property
@@ -106,7 +106,7 @@ def diagonals_of(matrix: Array, source: Places, period: int, few: int) -> Diagon
 
     few: how many diagonals may do; as many again are taken until each pair of output and feature meets.
     """
-    outputs, width = _power(len(matrix)), _power(matrix.shape[1])
+    outputs, width = power(len(matrix)), power(matrix.shape[1])
     wide = np.zeros((outputs, width))
     wide[: len(matrix), : matrix.shape[1]] = matrix
     span = max(period, outputs)  # slots after which everything repeats
@@ -129,7 +129,7 @@ def diagonals_of(matrix: Array, source: Places, period: int, few: int) -> Diagon
 def partial_sums(row: Array, source: Places, period: int, width: int) -> Diagonals:
     """One row [n] as `width` outputs whose sum is its product with the source: one diagonal."""
     span = max(period, width)
-    wide = np.zeros(_power(len(row)))
+    wide = np.zeros(power(len(row)))
     wide[: len(row)] = row
     feature = source[np.arange(span) % len(source)]
     chosen = wide[feature] / np.bincount(feature, minlength=len(wide))[feature]
@@ -156,7 +156,7 @@ class Program:
                 for term, (source, matrix) in enumerate(step.terms):
                     maps[value, term] = self._diagonals(source, matrix)
             elif isinstance(step, Inner):
-                width = _power(self.schedule.circuit.width(step.left))
+                width = power(self.schedule.circuit.width(step.left))
                 maps[value, 0] = partial_sums(step.rest[1], *self._source(step.rest[0]), width)
         object.__setattr__(self, "maps", maps)
 
@@ -164,11 +164,11 @@ class Program:
         """Which feature of a value lies in each of a record's slots, and after how many slots that repeats."""
         if value == 0:
             return self.layout.source, self.layout.rows
-        width = _power(self.schedule.circuit.width(value))
+        width = power(self.schedule.circuit.width(value))
         return np.arange(self.layout.rows) % width, width
 
     def _diagonals(self, source: int, matrix: Array) -> Diagonals:
-        few = self.layout.moved if source == 0 else min(map(_power, matrix.shape))
+        few = self.layout.moved if source == 0 else min(map(power, matrix.shape))
         return diagonals_of(matrix, *self._source(source), few)
 
     def rotations(self) -> set[int]:
@@ -176,7 +176,7 @@ class Program:
         moves = set().union(*(diagonals.steps() for diagonals in self.maps.values()))
         for step in self.schedule.circuit.steps:
             if isinstance(step, Inner):
-                moves |= set(_folds(_power(self.schedule.circuit.width(step.left))))
+                moves |= set(_folds(power(self.schedule.circuit.width(step.left))))
         return {move * self.layout.lanes for move in moves}
 
     def cost(self) -> float:
@@ -213,7 +213,7 @@ class Program:
         for term, (source, _) in enumerate(step.terms):
             made = self._mapped(backend, (value, term), (values, source, target), moved)
             total = made if total is None else backend.add(total, made)
-        bias = np.zeros(_power(len(step.bias)))
+        bias = np.zeros(power(len(step.bias)))
         bias[: len(step.bias)] = step.bias
         return backend.plus(total, self._spread(bias))
 
@@ -224,7 +224,7 @@ class Program:
         total = backend.relinearize(backend.multiply(left, right))
         rest = self._mapped(backend, (value, 0), (values, step.rest[0], total.scale), moved)
         total = backend.add(total, rest)
-        for fold in _folds(_power(self.schedule.circuit.width(step.left))):
+        for fold in _folds(power(self.schedule.circuit.width(step.left))):
             total = backend.add(total, backend.rotate(total, fold * self.layout.lanes))
         return backend.plus(total, np.full(self.layout.slots, step.bias))
 

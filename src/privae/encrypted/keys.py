@@ -120,18 +120,25 @@ def start_count(counted: Path, ring: KeyRing) -> None:
     _write_count(counted, ring.name, 0)
 
 
+def flood(output: Output, ring: KeyRing) -> float:
+    """Deviation of what is added to shared numbers of an output, in the words of an offer.
+
+    Its noise is believed where it is more than any ciphertext of this scale has.
+    """
+    return deviation(max(output.noise, Clear(ring.parameters).least_noise(output.scale)))
+
+
 def shared(
     values: Array, output: Output, ring: KeyRing, counted: Path, source: NoiseSource | None = None
 ) -> tuple[Array, float]:
     """Numbers as they may leave their holder, and the step that they are rounded to; counted in a file first.
 
-    output: what the offer says of them; its noise is believed where it is more than any ciphertext of this scale has.
+    output: what the offer says of them, see `flood`.
     Guarantee: `deviation`, if the offer is honest and the file was not set back.
     Errors: PrivacyRefused where the key has shared enough, or the noise would leave nothing; ArtifactError where it is
     not known what it has shared.
     """
-    noise = max(output.noise, Clear(ring.parameters).least_noise(output.scale))
-    spread = deviation(noise)
+    spread = flood(output, ring)
     if spread > _DROWNED * output.spread:
         raise PrivacyRefused(
             "the noise that sharing needs would drown these scores; ask the server for --precision precise"

@@ -91,9 +91,14 @@ class Offer:
     rotations: Mapping[int, Sequence[int]]
     switches: Mapping[int, float]
 
+    @property
+    def steps(self) -> list[int]:
+        """Steps of all rotations, in any layout."""
+        return sorted(set().union(*self.rotations.values()))
+
     def layout(self, lanes: int) -> features.Layout:
         """Where the features of so many records lie in a ciphertext."""
-        width = 1 << max(self.inputs - 1, 0).bit_length()
+        width = features.power(self.inputs)
         return features.Layout(self.parameters.slots, lanes, width, self.layouts[lanes])
 
     def packing(self, records: int, *, rotations: bool = True) -> int:
@@ -159,8 +164,8 @@ class Offer:
     def _check(self) -> None:
         """Whether a client may build on it. Errors: ValueError for what no server offers."""
         parameters, slots = self.parameters, self.parameters.slots
-        width = 1 << max(self.inputs - 1, 0).bit_length()
-        lanes, steps = set(self.layouts), set().union(*self.rotations.values())
+        width = features.power(self.inputs)
+        lanes, steps = set(self.layouts), self.steps
         wholes = [
             self.inputs == size_of(self.schema) + self.norm,
             self.finish in get_args(Finish),
@@ -235,9 +240,7 @@ def served(
 
     Errors: UsageError for a model, outputs or a precision that cannot be served; see `compile.compiled`.
     """
-    made = compiled(
-        fitted, [name for name in OUTPUTS if name in outputs] if set(outputs) <= set(OUTPUTS) else outputs
-    )
+    made = compiled(fitted, outputs)
     circuit = made.circuit
     parameters = parameters_for(circuit, precision)
     model = files.digest([identity, list(circuit.outputs), precision])

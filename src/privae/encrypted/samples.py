@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privae.ckks.backend import Backend, Value
-from privae.encrypted.circuit import Affine, Circuit, Inner, Schedule, Square
+from privae.encrypted.circuit import Affine, Circuit, Inner, Schedule, Square, sources
 
 Array = NDArray[np.float64]
 _PRODUCT = 1.5e-3  # of a weight with a ciphertext's residues, in key switches
@@ -50,11 +50,7 @@ def _needed(circuit: Circuit, wanted: Sequence[str]) -> set[int]:
         if value in found:
             continue
         found.add(value)
-        step = circuit.steps[value - 1]
-        if isinstance(step, Affine):
-            open_ += [source for source, _ in step.terms]
-        else:
-            open_ += [step.source] if isinstance(step, Square) else [step.left, step.right, step.rest[0]]
+        open_ += sources(circuit.steps[value - 1])
     return found
 
 

@@ -175,7 +175,7 @@ def expected_bytes(offer: Offer, rows: int, lanes: int) -> int:
 
 def expected_key_bytes(offer: Offer, *, rotations: bool = True) -> int:
     """The most bytes that the body of a client's public keys has, with Galois keys or without."""
-    primes, steps = len(offer.parameters.bits), set().union(*offer.rotations.values()) if rotations else set()
+    primes, steps = len(offer.parameters.bits), offer.steps if rotations else []
     each = 2 * 8 * primes * offer.parameters.degree + _HEADS
     return each * (1 + (primes - 1) * (1 + len(steps))) + _HEADS * offer.parameters.degree // 128
 

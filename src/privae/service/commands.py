@@ -10,7 +10,7 @@ import typer
 from privae.cli import app, examples
 from privae.cli import options as given
 from privae.cli.terminal import Terminal
-from privae.errors import UsageError
+from privae.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
     from privae.ckks.container import Container
@@ -80,7 +80,7 @@ def keys(
         files.check_writable(output)
         known = Offer.read(offer)
         watch.phase("making keys", 1)
-        steps = [] if batch else sorted(set().union(*known.rotations.values()))
+        steps = [] if batch else known.steps
         ring, made = KeyRing.made(known.parameters, steps)
         ring.write(output, words)
         start_count(_counted(output), ring)
@@ -162,6 +162,9 @@ def ask(  # noqa: PLR0913  one parameter an option
     words = _passphrase(passphrase_file)
     with out.progress(f"asking {url}") as watch:
         from privae.ckks.container import load
+        from privae.ckks.scheme import library
+
+        library()  # names the extra, if it is not there
         from privae.encrypted import scoring
         from privae.service import client
 
@@ -179,7 +182,6 @@ def check_output(path: Path, endings: tuple[str, ...], sources: list[Path]) -> N
     """Raise now if an output could not be written, or would replace what is read, or keys, which nobody can remake."""
     from privae.ckks.container import load
     from privae.cli import request
-    from privae.errors import ArtifactError
 
     request.check_outputs(path, endings, sources)
     if path.suffix == ".pvhe" and path.exists():
@@ -260,14 +262,14 @@ def _shared(
     import pandas as pd
 
     from privae.data.tables import write_table
-    from privae.encrypted.keys import deviation, shared
+    from privae.encrypted.keys import flood, shared
 
     offer, ring, counted = sharing
     if set(found) != {"score"}:
         raise UsageError("only scores are shared; ask for results without codes and reconstructions")
     scores = offer.outputs["score"]
     values, step = shared(found["score"], scores, ring, counted)
-    added = deviation(scores.noise)
+    added = flood(scores, ring)
     write_table(pd.DataFrame({"row": range(1, len(values) + 1), "score": values}), output)
     text = (
         f"wrote {output}: scores with noise of standard deviation {added:.2g}, in steps of {step:g}; "
