@@ -53,22 +53,18 @@ def keyed(at, capsys):
     return at
 
 
+def scored(capsys, *more, name="", outputs="r.pvhe s.pvhe"):
+    """Pack the new images and score them under an offer and a key of one name; what scoring says."""
+    records, results = outputs.split()
+    offer, key = f"{name or 'offer'}.json", name or "clinic"
+    holder = ("new.npz", "--offer", offer, "--key", f"{key}.key", "-o", records)
+    run(capsys, "encrypted", "pack", *holder, "-q")
+    server = ("m.privae", records, "--keys", f"{key}.pvhe", "-o", results)
+    return run(capsys, "encrypted", "score", *server, *more).out
+
+
 def test_from_records_to_scores_by_files(keyed, capsys):
-    run(
-        capsys,
-        "encrypted",
-        "pack",
-        "new.npz",
-        "--offer",
-        "offer.json",
-        "--key",
-        "clinic.key",
-        "-o",
-        "r.pvhe",
-        "--batch",
-    )
-    said = run(capsys, "encrypted", "score", "m.privae", "r.pvhe", "--keys", "clinic.pvhe", "-o", "s.pvhe")
-    assert "results of 6 records" in said.out
+    assert "results of 6 records" in scored(capsys)
     again = ("score", "m.privae", "r.pvhe", "--keys", "clinic.pvhe", "--offer", "offer.json", "-o", "s2.pvhe")
     run(capsys, "encrypted", *again, "-q")
     run(
@@ -172,21 +168,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(keyed, capsys, arguments, code
 
 
 def test_shared_scores_are_noised_or_refused(keyed, capsys):
-    run(
-        capsys,
-        "encrypted",
-        "pack",
-        "new.npz",
-        "--offer",
-        "offer.json",
-        "--key",
-        "clinic.key",
-        "-o",
-        "h.pvhe",
-        "--batch",
-        "-q",
-    )
-    run(capsys, "encrypted", "score", "m.privae", "h.pvhe", "--keys", "clinic.pvhe", "-o", "t.pvhe", "-q")
+    scored(capsys, outputs="h.pvhe t.pvhe")
     unpack = (
         "encrypted",
         "unpack",
@@ -230,21 +212,7 @@ def test_several_outputs_come_back_by_files(at, capsys):
     run(capsys, "encrypted", "keys", "both.json", "-o", "both.key", "--batch", "-q")
     shown = run(capsys, "encrypted", "inspect", "both.key").out
     assert "secret key" in shown
-    run(
-        capsys,
-        "encrypted",
-        "pack",
-        "new.npz",
-        "--offer",
-        "both.json",
-        "--key",
-        "both.key",
-        "-o",
-        "b.pvhe",
-        "-q",
-    )
-    score = ("score", "m.privae", "b.pvhe", "--keys", "both.pvhe", "--offer", "both.json", "-o", "bs.pvhe")
-    run(capsys, "encrypted", *score, "-q")
+    scored(capsys, "--offer", "both.json", name="both", outputs="b.pvhe bs.pvhe")
     unpack = ("unpack", "bs.pvhe", "--offer", "both.json", "--key", "both.key", "-o", "b.csv")
     said = run(capsys, "encrypted", *unpack).out
     assert "wrote b.csv: row (the first is 1) and score (higher = stranger)" in said

@@ -1,6 +1,5 @@
 """The server's verbs of `privae encrypted`: what a model takes, one computation by files, and the service."""
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -150,7 +149,7 @@ def _served(
     from privae.encrypted.offer import served
 
     fitted = request.load(model)
-    if not plain and not math.isfinite(fitted.guarantee.epsilon):
+    if not plain and not fitted.guarantee.holds:
         raise PrivacyRefused(
             "this model was fitted without noise, and whoever asks enough learns its weights: serve a private fit, "
             "or say --not-private"
