@@ -87,7 +87,7 @@ def test_a_sum_is_exact_over_those_who_came_whoever_is_away(trouble) -> None:
     killed, one = one, Gathering(circle, one.count, word)
     one.restore(json.loads(json.dumps(killed.state())), killed.total.tobytes())
     decrypt(one, parties, sent, here)
-    if not one.advance():  # who is asked for the sum itself is away: another one is
+    if not one.advance():  # who is asked for a part is away: another one is
         decrypt(one, parties, sent, here)
         one.advance()
     assert one.done == bool(here)
@@ -252,9 +252,11 @@ def test_parties_that_tell_of_different_sums_make_none_until_they_agree() -> Non
     circle, parties = parties_of()
     one, sent = gathered(circle, parties, words_of(circle.names, 5, 4))
     decrypt(one, parties, sent, ["ares", "bion"])
-    with pytest.raises(ProtocolError, match="another sum than it sends"):
-        one.take("doris", ({"sum": "00"}, b"\0" * 20))
-    one.take("ceto", ({"sum": "00"}, b""))
+    hashes, body = told(np.zeros(5, "<u4"), one.requests()["doris"])
+    for wrong in (hashes, {"hashes": hashes["hashes"][:3]}, {"hashes": [0] * 4}, {"hashes": None}, {}):
+        with pytest.raises(ProtocolError, match="another sum than it sends"):
+            one.take("doris", (wrong, body + b"\0\0\0\0" if wrong is hashes else body))
+    one.take("ceto", told(np.zeros(5, "<u4"), one.requests()["ceto"]))
     with pytest.raises(ProtocolError, match="different sums"):
         one.advance()
     assert not one.done
@@ -263,11 +265,28 @@ def test_parties_that_tell_of_different_sums_make_none_until_they_agree() -> Non
     assert one.done
 
 
-def test_a_party_that_is_not_asked_for_the_sum_tells_its_hash_alone() -> None:
-    circle, parties = parties_of()
-    one, sent = gathered(circle, parties, words_of(circle.names, 5, 4))
+def test_a_wrong_part_of_a_party_that_left_is_asked_for_again() -> None:
+    circle, parties = parties_of(2, need=1)
+    words = words_of(circle.names, 5, 4)
+    one, sent = gathered(circle, parties, words)
+    one.take("ares", told(np.zeros(5, "<u4"), one.requests()["ares"]))
+    assert not one.advance()  # alone; it is asked for the rest, and leaves
+    decrypt(one, parties, sent, ["bion"])
+    assert not one.advance()
+    assert one.requests()["bion"]["parts"] == [0]
+    decrypt(one, parties, sent, ["bion"])
+    assert one.advance()
+    assert one.total.tolist() == (words["ares"] + words["bion"]).tolist()
+
+
+def test_each_party_tells_its_part_of_the_sum_and_the_hashes_of_all() -> None:
+    circle, parties = parties_of(numbers=10)
+    one, sent = gathered(circle, parties, words_of(circle.names, 10, 4))
     decrypt(one, parties, sent)
-    assert [name for name, (_, body) in one.answers.items() if body] == ["ares"]
+    assert [len(body) for _, body in one.answers.values()] == [8, 12, 8, 12]
+    for parts in (None, [4], [-1], ["0"], 7):
+        with pytest.raises(ProtocolError, match="parts that a sum has not"):
+            told(np.zeros(10, "<u4"), {"members": [*circle.names], "parts": parts})
 
 
 def test_sums_of_more_parties_than_a_prime_holds_are_refused_before_anything_is_encrypted() -> None:

@@ -201,7 +201,7 @@ def test_a_site_killed_between_writing_down_a_request_and_answering_it_answers_i
     again = Site(one.own)
     again.answer(study.coordinator._opening("bion"))
     assert said(study, again.answer(by(1)))["why"] == REFUSAL
-    assert set(said(study, again.answer(raw))) == {"sum"}
+    assert set(said(study, again.answer(raw))) == {"hashes"}
     study.sites["bion"] = again
     run(study.coordinator, posted(study))
     whole = made(count=2, sum="encrypted")

@@ -1,7 +1,8 @@
 """One sum of integers of several parties, formed on ciphertexts by somebody who cannot read them: a state machine.
 
     open      each party: its integers, encrypted  -> the set of parties in the sum; their ciphertexts are added
-    decrypt   the set, their seeds, the sum        -> each party: the sum, exact modulo 2^32 or 2^64
+    decrypt   the set, their seeds, the sum        -> each party: the sum, exact modulo 2^32 or 2^64, of which it tells
+                                                      the hashes of all parts and one part itself
 
 `Party` is a party's side, `Gathering` that of whoever adds: functions of what came in, without input, output, clock or
 coin. Nobody who falls out has to be recovered: who did not come to `open` is not in the sum, who does not come to
@@ -31,6 +32,7 @@ import hmac
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -186,8 +188,7 @@ class Party:
 class Gathering:
     """The side of who adds, in one sum of `count` words of 4 or 8 bytes; it holds no key. See `federated.round.Round`.
 
-    body: what a request brings beside its fields. teller: the party that is asked for the sum itself; the others tell
-    its hash, and all of them must be the same one.
+    tellers: of which parts each party is asked; all of them tell all hashes, which must be the same. parts: as told.
     """
 
     circle: Members
@@ -196,7 +197,8 @@ class Gathering:
     stage: str = STAGES[0]
     members: tuple[str, ...] = ()
     seeds: dict[str, str] = field(default_factory=dict)
-    teller: str = ""
+    tellers: dict[str, list[int]] = field(default_factory=dict)
+    parts: dict[int, bytes] = field(default_factory=dict, repr=False)
     total: NDArray[Any] | None = field(default=None, repr=False)
     answers: dict[str, Answer] = field(default_factory=dict, repr=False)
     done: bool = False
@@ -226,9 +228,11 @@ class Gathering:
         """What to ask those who have not answered this stage yet."""
         if self.done:
             return {}
+        left = [name for name in self.asked() if name not in self.answers]
+        if self.stage == STAGES[0]:
+            return {name: {} for name in left}
         known: Fields = {"members": list(self.members), "seeds": self.seeds}
-        told: Fields = {} if self.stage == STAGES[0] else known
-        return {n: told | {"whole": n == self.teller} for n in self.asked() if n not in self.answers}
+        return {name: known | {"parts": self.tellers[name]} for name in left}
 
     def take(self, name: str, answer: Answer) -> None:
         """Keep the answer of a party. Errors: ProtocolError for one that does not fit the stage."""
@@ -240,8 +244,8 @@ class Gathering:
             if _seed_of(fields.get("seed")).hex() in seeds:
                 raise ProtocolError(f"{name} sends the seed of another site")
             self.form.read(body)
-        elif body and (len(body) != self.count * self.word or _hashed(body) != fields.get("sum")):
-            raise ProtocolError(f"{name} tells of another sum than it sends")
+        else:
+            self.parts |= self._parts_of(name, fields.get("hashes"), body)
         self.answers[name] = answer
 
     def advance(self, waiting: Sequence[str] = ()) -> bool:
@@ -258,7 +262,7 @@ class Gathering:
     def restore(self, state: Mapping[str, Any], total: bytes) -> None:
         """Inverse of `state`; answers to the present stage are asked for again."""
         self.stage, self.members, self.seeds = state["stage"], tuple(state["members"]), dict(state["seeds"])
-        self.total, self.teller = np.frombuffer(total, "<u8").copy(), self.members[0]
+        self.total, self.tellers = np.frombuffer(total, "<u8").copy(), _one_each(self.members)
 
     def _added(self) -> bool:
         self.members = tuple(name for name in self.circle.names if name in self.answers)
@@ -266,28 +270,60 @@ class Gathering:
         for name in self.members:
             total = kernel.plus(total, self.form.read(self.answers[name][1]), self.form.prime)
             self.seeds[name] = str(self.answers[name][0]["seed"])
-        self.total, self.stage, self.teller, self.answers = total, STAGES[1], self.members[0], {}
+        self.total, self.stage, self.answers = total, STAGES[1], {}
+        self.tellers = _one_each(self.members)
         return True
 
+    def _parts_of(self, name: str, hashes: Any, body: bytes) -> dict[int, bytes]:  # noqa: ANN401  a peer's
+        """The parts that a party was asked for, out of what it tells."""
+        bounds = _bounds(self.count * self.word, self.word, len(self.members))
+        found, start = {}, 0
+        for index in self.tellers[name]:
+            size = bounds[index + 1] - bounds[index]
+            found[index], start = body[start : start + size], start + size
+        right = isinstance(hashes, list) and len(hashes) == len(self.members) and start == len(body)
+        if not right or any(_hashed(part) != hashes[index] for index, part in found.items()):
+            raise ProtocolError(f"{name} tells of another sum than it sends")
+        return found
+
     def _told(self) -> bool:
-        if len({str(fields.get("sum")) for fields, _ in self.answers.values()}) > 1:
-            self.answers = {}
+        hashes, *others = (fields["hashes"] for fields, _ in self.answers.values())
+        if any(theirs != hashes for theirs in others):
+            self.answers, self.parts = {}, {}
             raise ProtocolError(
                 "sites tell of different sums of one set of ciphertexts: one of them is wrong"
             )
-        whole = next((body for _, body in self.answers.values() if body), b"")
-        if not whole and self.count:
-            self.teller = next(name for name in self.members if name in self.answers)
-            del self.answers[self.teller]  # asked again, for who should tell the sum is away
+        right = {index: part for index, part in self.parts.items() if _hashed(part) == hashes[index]}
+        left = [index for index in range(len(self.members)) if index not in right]
+        if left:  # who should tell these is away; one who is here is asked again
+            self.tellers[next(iter(self.answers))] = left
+            del self.answers[next(iter(self.answers))]
             return False
+        whole = b"".join(right[index] for index in range(len(self.members)))
         self.total, self.done = np.frombuffer(whole, f"<u{self.word}"), True
         return True
 
 
 def told(words: Words, request: Mapping[str, Any]) -> Answer:
-    """Answer to "decrypt": the hash of the sum, and the sum itself if this party is asked for it."""
-    raw = words.tobytes()
-    return {"sum": _hashed(raw)}, raw if request.get("whole") is True else b""
+    """Answer to "decrypt": the hashes of all parts of the sum, one a party, and the parts that are asked for.
+
+    Errors: ProtocolError for parts that the sum has not.
+    """
+    raw, count = words.tobytes(), len(request["members"])
+    bounds, asked = _bounds(len(raw), words.itemsize, count), request.get("parts")
+    if not isinstance(asked, list) or not all(isinstance(i, int) and 0 <= i < count for i in asked):
+        raise ProtocolError("a request to decrypt asks for parts that a sum has not")
+    parts = [raw[start:stop] for start, stop in pairwise(bounds)]
+    return {"hashes": [_hashed(part) for part in parts]}, b"".join(parts[i] for i in sorted(set(asked)))
+
+
+def _bounds(size: int, word: int, count: int) -> list[int]:
+    """Where the parts of so many bytes begin and end, one part a party, of whole words."""
+    return [size // word * index // count * word for index in range(count + 1)]
+
+
+def _one_each(members: Sequence[str]) -> dict[str, list[int]]:
+    return {name: [index] for index, name in enumerate(members)}
 
 
 def _hashed(raw: bytes) -> str:

@@ -76,7 +76,7 @@ class Coordinator:
         ledger = Ledger.parse(kept.decode()) if kept else Ledger.fresh(plan.delta, plan.unit)
         self.account = Account(plan, ledger)
         self._marks: dict[str, Any] = json.loads(shelf.get("marks") or b"{}")
-        self._sites, self._told, self._since = _Sites(), 0, 0
+        self._sites, self._told, self._since, self._heard = _Sites(), 0, 0, 0
         self._ask: Ask | None = None
         self._rounds: list[Forming] = []
         self._out: set[str] = set()
@@ -165,7 +165,7 @@ class Coordinator:
         }
 
     def _progress(self) -> tuple[Any, ...]:
-        return len(self.steps), *((one.stage, len(one.answers), one.done) for one in self._rounds)
+        return len(self.steps), self._heard, *((one.stage, one.done) for one in self._rounds)
 
     def _go_on(self) -> None:
         """Run the recipe until sites must be asked, or there is a model."""
@@ -243,6 +243,7 @@ class Coordinator:
             if isinstance(self._ask, Texts):
                 check_texts(message.fields.get("texts"), self._ask)
             one.take(name, (message.fields, message.body))
+            self._heard += 1
             self._sites.said[name] = f"answered {one.stage}"
 
     def _take_mark(self, name: str, mark: str) -> None:
