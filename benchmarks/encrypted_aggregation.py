@@ -137,5 +137,7 @@ def aggregation(report: Report, _: Any) -> None:
         report.not_measured.append({"name": "TenSEAL's aggregation", "reason": "not installed"})
     else:
         report.row(part="aggregation", who="TenSEAL", **peer)
-    report.check("aggregation: bytes up over float32, of the site with most", found["up_ratio"], 2.0, "at_most")
+    report.check(
+        "aggregation: bytes up over float32, of the site with most", found["up_ratio"], 2.0, "at_most"
+    )
     report.check("aggregation: bytes down a site over float32", found["down_ratio"], 2.0, "at_most")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,8 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from privae.ckks.summation import name_of
 from privae.data.column import Column
 from privae.data.schema import Schema
+from privae.federated.chain import verify
+from privae.federated.policy import consortium_key
 from privae.files import text_in
 from privae.plan import Plan
 from privae.transport import jobs, kits
@@ -48,9 +52,10 @@ def kill(kit):
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.fixture
-def made(tmp_path):
-    """Kits of a small study, whose sites have their records."""
+@pytest.fixture(params=["masked", "encrypted"])
+def made(request, tmp_path):
+    """Kits of a small study, whose sites have their records; of one on ciphertexts, the key that they share, too."""
+    key, shared = tmp_path / "consortium.key", request.param == "encrypted"
     age = Column(name="age", kind="numeric", bounds=(0, 100), bins=4, integer=True)
     ward = Column(name="ward", kind="category", categories=("A", "B"))
     schema = Schema(columns=(age, ward, Column(name="ill", kind="boolean")))
@@ -58,15 +63,21 @@ def made(tmp_path):
     VAE(2.0, 1e-6, 900, "auto", schema).plan().save(tmp_path / "plan.toml")
     sites = "".join(f'{name} = ""\n' for name in NAMES)
     terms = 'name = "wards"\nplan = "plan.toml"\nschema = "schema.toml"\nmin_sites = 2\n'
-    terms += "dropouts = 1\ncolluders = 0\n[sites]\n"
-    (tmp_path / "study.toml").write_text(terms + sites)
+    terms += "dropouts = 1\ncolluders = 0\n"
+    if shared:
+        terms += f'sum = "encrypted"\nconsortium = "{name_of(consortium_key(key, make=True))}"\n'
+    (tmp_path / "study.toml").write_text(f"{terms}[sites]\n{sites}")
     made = kits.provision(tmp_path / "study.toml", tmp_path / "kits", port=free_port())
     rng = np.random.default_rng(0)
     for kit in made.sites.values():
         old = rng.integers(0, 101, 300)
         columns = {"age": old, "ward": rng.choice(["A", "B"], 300), "ill": rng.random(300) < old / 150}
         pd.DataFrame(columns).to_csv(kit / "local" / "data.csv", index=False)
-        (kit / "local" / "site.toml").write_text('data = "local/data.csv"\nmax_epsilon = 3\nmin_sites = 2\n')
+        own = 'data = "local/data.csv"\nmax_epsilon = 3\nmin_sites = 2\n'
+        if shared:
+            shutil.copy2(key, kit / "local")
+            own += 'consortium = "local/consortium.key"\n'
+        (kit / "local" / "site.toml").write_text(own)
     return made
 
 
@@ -108,12 +119,13 @@ def test_a_study_survives_the_death_of_a_site_and_of_the_server(running, tmp_pat
     model = VAE.load(out / "model.privae")
     assert model.guarantee.epsilon == pytest.approx(2.0, abs=0.01)
     assert len(model.sample(50, seed=0)) == 50
-    assert (out / "ledger").is_dir()
+    assert verify(out / "ledger").study.encrypted == running.study.encrypted
     for name, kit in running.sites.items():
         logs = "".join(path.read_text(errors="replace") for path in kit.glob("*log*") if path.is_file())
         assert "Traceback" not in logs, name
 
 
+@pytest.mark.parametrize("made", ["masked"], indirect=True)
 def test_a_study_goes_on_without_a_site_that_refuses(running, tmp_path):
     from privae.transport import apps
 
