@@ -6,7 +6,7 @@ Parts (--only NAME measures one again, in the place of what results/federated.js
   digits    the main job's CNN, trained on what five sites of two digits each made, at epsilon 1
   drift     federated averaging with local steps beside it: the ELBO of held-out digits
   evaluation  a released model evaluated by five sites at epsilon 0.5: noisy figures beside exact ones
-  leak      records read off a site's message: plain, decoder only, masked, noised
+  leak      records read off a site's message: plain, decoder only, masked, encrypted, noised
   cost      secure aggregation of 652,824 numbers at ten sites: processor time and traffic
   engine    a masked round of five sites over NVFlare with mTLS on loopback, and Flower's plain round beside it
   kills     places killed at every write, and messages that are late, doubled, reordered or forged

@@ -1,14 +1,15 @@
 """Places of a study killed at every write, and messages that go wrong on the way, for benchmarks/federated.py.
 
-The study: three sites, images of 6 x 6, closed-form phases under masks with noise, at epsilon 5. The sites' secrets
-are fixed, so that a run that was disturbed can be held against one that was not, byte for byte.
+The study: three sites, images of 6 x 6, closed-form phases with noise, at epsilon 5; summed under masks, and summed on
+ciphertexts. The sites' secrets are fixed, so that a run that was disturbed can be held against one that was not, byte
+for byte.
 """
 
 import logging
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from privae.errors import PrivaeError, ProtocolError
 from privae.federated import chain, messages
 from privae.federated import site as sites
 from privae.federated.coordinator import Coordinator
-from privae.federated.site import Own, Site
+from privae.federated.site import Site
 from privae.plan import Plan
 from privae.privacy.ledger import Ledger
 from privae.training.books import charges_of, follows
@@ -100,8 +101,7 @@ class World:
     def site(self, name: str) -> Site:
         """A site as it starts, on what its disk holds."""
         own = self.made.sites[name].own
-        ledger = self.folder / f"{name}.ledger"
-        return Site(Own(own.study, own.policy, own.key, own.records, self.disks[name], ledger))
+        return Site(replace(own, shelf=self.disks[name], ledger=self.folder / f"{name}.ledger"))
 
     def coordinate(self) -> Coordinator:
         """The coordinator as it starts, on what its disk holds."""
@@ -136,36 +136,43 @@ def kills(report: Report, options: Any) -> None:
     schema = image_schema(3, 6)
     plan = VAE(EPSILON, DELTA, rows=RECORDS, classes=3, fidelity=False, schema=schema).plan()
     records = (x, y.astype(str).astype(object))
-    made = assembled(plan, schema, records, "even", NAMES)
     fixed = SimpleNamespace(urandom=lambda count: bytes(count))
     total: Counter[str] = Counter()
     logging.getLogger("privae.federated").setLevel(logging.CRITICAL)  # each refusal is meant
-    most = patch.object(messages, "MOST", LARGEST)
-    with tempfile.TemporaryDirectory() as folder, patch.object(sites, "os", fixed), most:
-        world = World(plan, made, Path(folder))
-        counted = {name: Mortal() for name in (*NAMES, "coordinator")}
-        whole = world.run(counted)
-        assert whole is not None
-        assert world.charged()
-        writes = {name: disk.writes for name, disk in counted.items()}
-        for kind, cases in {**deaths(writes, options.quick), **disturbed(options.quick)}.items():
-            found = Counter[str]()
-            for killed, wire, due in cases():
-                model = world.run(killed, wire)
-                found["cases"] += 1
-                found["same bytes"] += model == whole
-                found["refused"] += model is None
-                found["another model"] += model is not None and model != whole
-                found["charges right"] += model is None or world.charged()
-                found["released after a refusal"] += model is None and bool(world.coordinator.steps)
-                found["as it should be"] += (model == whole) == due and world.deaths == len(killed)
-            total += found
-            report.row(part="kills", kind=kind, **{name.replace(" ", "_"): found[name] for name in COUNTS})
+    with patch.object(sites, "os", fixed), patch.object(messages, "MOST", LARGEST):
+        for way in ("masked", "encrypted"):
+            made = assembled(plan, schema, records, "even", NAMES, sum=way)
+            with tempfile.TemporaryDirectory() as folder:
+                total += _outcomes(report, World(plan, made, Path(folder)), options.quick)
     report.check("kills and messages: cases that ended another way than they should",
                  total["cases"] - total["as it should be"], 0, "at_most")  # fmt: skip
     report.check("kills and messages: models with other bytes", total["another model"], 0, "at_most")
     report.check("kills and messages: cases with wrong charges", total["cases"] - total["charges right"], 0,
                  "at_most")  # fmt: skip
+
+
+def _outcomes(report: Report, world: World, quick: bool) -> Counter[str]:
+    """Of one study: rows of what became of each kind of case; their sums."""
+    counted, way = {name: Mortal() for name in (*NAMES, "coordinator")}, world.made.study.sum
+    whole, total = world.run(counted), Counter[str]()
+    assert whole is not None
+    assert world.charged()
+    writes = {name: disk.writes for name, disk in counted.items()}
+    for kind, cases in {**deaths(writes, quick), **disturbed(quick)}.items():
+        found = Counter[str]()
+        for killed, wire, due in cases():
+            model = world.run(killed, wire)
+            found["cases"] += 1
+            found["same bytes"] += model == whole
+            found["refused"] += model is None
+            found["another model"] += model is not None and model != whole
+            found["charges right"] += model is None or world.charged()
+            found["released after a refusal"] += model is None and bool(world.coordinator.steps)
+            found["as it should be"] += (model == whole) == due and world.deaths == len(killed)
+        total += found
+        shown = {name.replace(" ", "_"): found[name] for name in COUNTS}
+        report.row(part="kills", sums=way, kind=kind, **shown)
+    return total
 
 
 COUNTS = ("cases", "same bytes", "refused", "another model", "charges right", "released after a refusal")

@@ -251,6 +251,7 @@ _SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
         ("slowest_round", "slowest"),
     ),
     "kills": (
+        ("sums", "sums"),
         ("kind", "what goes wrong"),
         ("cases", "cases"),
         ("same_bytes", "same bytes"),

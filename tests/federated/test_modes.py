@@ -7,6 +7,7 @@ import torch
 from privae import VAE, Training
 from privae.attacks import inversion, transcripts
 from privae.attacks.inversion import inversion_of
+from privae.ckks.summation import Party
 from privae.cli.telling import federation_text
 from privae.data.images import ImageSchema
 from privae.errors import PrivacyRefused, ProtocolError, UsageError
@@ -108,7 +109,7 @@ def test_terms_that_cannot_hold_are_refused_in_one_line(room, change, reason) ->
         terms.study({n: n for n in terms.sites}, "b")
 
 
-def test_plain_gradients_give_records_away_and_masked_ones_do_not() -> None:
+def test_plain_gradients_give_records_away_and_masked_or_encrypted_ones_do_not() -> None:
     training = Training(latent=2, hidden=(300,))
     network = gradients.default_network(36, 1, training)
     rows = torch.rand(4, 36, generator=torch.Generator().manual_seed(3))
@@ -116,10 +117,17 @@ def test_plain_gradients_give_records_away_and_masked_ones_do_not() -> None:
     plan = VAE(3.0, 1e-5, 1000, recipe="gradients", training=training).plan(ImageSchema(height=6, width=6))
     phase = plan.phases[-1]
     found = {}
-    for mode in ("plain", "masked"):
+    for mode in ("plain", *transcripts.HIDING):
         whose, view = transcripts.seen(mode, target, phase, NoiseSource(bytes(32)))
         found[mode] = inversion_of(whose, rows, 4, view, 0.95).value
-    assert found == {"plain": 1.0, "masked": 0.0}
+    assert found == {"plain": 1.0, "masked": 0.0, "encrypted": 0.0}
+
+
+def test_a_ciphertext_is_read_rightly_but_for_its_key(monkeypatch) -> None:
+    total = torch.tensor([0.0, 1.5, -2.25, 2.0**-20, 2000.0, -2000.0])
+    assert not torch.isclose(transcripts._encrypted(total, bytes(32)), total, atol=1).any()
+    monkeypatch.setattr(Party, "_hidden", lambda self, random: np.zeros(6, np.uint64))
+    assert transcripts._encrypted(total, bytes(32)).tolist() == total.tolist()
 
 
 @pytest.mark.parametrize("wild", [{"mean": 1e9}, {"axes": 1e6}, {"spread": 1e-9}, {"mean": float("nan")}])
@@ -148,7 +156,8 @@ def test_an_audit_of_a_joint_model_tries_what_its_coordinator_could_have_read(
         made.coordinator.fitted, frame, terms.plan_of(), made.study.facts(terms.plan_of(), ""), 0.95
     )
     by_mode = {finding.attack.removeprefix("transcript inversion: "): finding for finding in found}
-    assert set(by_mode) == set(transcripts.MODES)
+    assert tuple(by_mode) == transcripts.modes_of({}) == ("plain", "decoder only", "masked", "noised")
+    assert transcripts.modes_of({"sum": "encrypted"}) == ("plain", "decoder only", "encrypted", "noised")
     assert not by_mode["masked"].failed  # a table of few cells is guessed now and then
     assert not by_mode["decoder only"].failed  # it is no claim
 

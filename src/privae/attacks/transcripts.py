@@ -1,4 +1,4 @@
-"""What the coordinator of a study can read off one site's message, mode by mode: plain, decoder only, masked, noised.
+"""What the coordinator of a study reads off one site's message, mode by mode: plain, decoder only, hidden, noised.
 
 The same attack (`inversion`) on the same batches; what differs is what the coordinator sees of them. A mode of its
 own, though a study has several at once: each protection is tried alone.
@@ -16,7 +16,10 @@ from torch import Tensor
 
 from privae.attacks.finding import Attack, Finding, Skipped
 from privae.attacks.inversion import BATCH, BATCHES, NO_GRADIENTS, TOO_FEW, View, inversion_of
+from privae.ckks.bits import HALF, Form, factor_of
+from privae.ckks.summation import Party, Words
 from privae.federated import masking
+from privae.federated.round import Circle
 from privae.models.networks import Network
 from privae.plan import Phase, Plan
 from privae.privacy.clipping import Clipping
@@ -28,11 +31,14 @@ MODES = {
     "plain": ("as plain federated learning sends them", "以普通联邦学习的方式明文发送"),
     "decoder only": ("of the decoder alone, unmasked and without noise", "仅含解码器部分,无掩码、无噪声"),
     "masked": ("under masks, without noise", "加掩码、无噪声"),
+    "encrypted": ("encrypted, without noise", "加密、无噪声"),
     "noised": (
         "clipped and with all of the plan's noise, without masks",
         "经裁剪并加入方案的全部噪声,无掩码",
     ),
 }
+HIDING = ("masked", "encrypted")
+"""Ways to hide a site in a sum, of which a study has at most one (`Study.sum`)."""
 _GRID = 2.0**-20
 _ANY = 1e9  # an epsilon that claims something
 
@@ -55,7 +61,10 @@ def attack_of(mode: str) -> Attack:
     )
 
 
-ATTACKS = tuple(attack_of(mode) for mode in MODES)
+def modes_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """The modes that are tried of a study, whose facts these are; the first of them is always "plain"."""
+    way = facts.get("sum", HIDING[0])
+    return tuple(mode for mode in MODES if mode not in HIDING or mode == way)
 
 
 def of_model(  # noqa: PLR0913  whose model, records, plan and study, and how sure
@@ -81,10 +90,10 @@ def of_model(  # noqa: PLR0913  whose model, records, plan and study, and how su
     rng = np.random.default_rng(seed)
     target, rows = attacked(fitted, data, labels, rng.permutation(len(data))[: BATCH * BATCHES])
     # a decoder's gradient alone gives records away, too (its last layer's does): it is no claim of any study
-    has = {"masked": bool(facts["masking"]), "noised": math.isfinite(plan.epsilon)}
+    has = dict.fromkeys(HIDING, bool(facts["masking"])) | {"noised": math.isfinite(plan.epsilon)}
     return tuple(
         _tried(mode, fresh(target, seed), rows, (phase, plan), confidence, claims=has.get(mode, False))
-        for mode in MODES
+        for mode in modes_of(facts)
     )
 
 
@@ -94,9 +103,9 @@ def seen(mode: str, target: Target, phase: Phase, noise: NoiseSource) -> tuple[T
     if mode == "decoder only":
         return decoder_only(target), View(attack)
     clipping = Clipping(mechanism.clip_norm, phase.clipping)
-    if mode == "masked":
-        secret = noise.words(4).tobytes()
-        return target, View(attack, clipping=clipping, release=lambda total: _masked(total, secret))
+    if mode in HIDING:
+        secret, hide = noise.words(4).tobytes(), _masked if mode == "masked" else _encrypted
+        return target, View(attack, clipping=clipping, release=lambda total: hide(total, secret))
     if mode == "noised":
         release = lambda total: mechanism.release(total, noise)  # noqa: E731
         return target, View(attack, clipping=clipping, release=release)
@@ -119,14 +128,28 @@ def _tried(
 ) -> Finding:
     phase, plan = planned
     whose, view = seen(mode, target, phase, NoiseSource())
-    # masks claim that nothing comes back, whatever the epsilon
+    # masks and ciphertexts claim that nothing comes back, whatever the epsilon
     view = replace(view, epsilon=min(plan.epsilon, _ANY)) if claims else view
     return inversion_of(whose, rows, BATCH, view, confidence)
 
 
+def _words(total: Tensor) -> Words:
+    return masking.as_words((total.double() / _GRID).round().long().numpy(), 4)
+
+
 def _masked(total: Tensor, secret: bytes) -> Tensor:
     """A sum as it goes to the coordinator: fixed-point words under the mask with one honest site."""
-    words = masking.as_words((total.double() / _GRID).round().long().numpy(), 4)
     keys, peer = (masking.Keys.of(masking.derive(secret, place)) for place in (1, 2))
-    hidden = masking.masked(words, keys, 1, {2: peer.public[1]}, b"transcript")
+    hidden = masking.masked(_words(total), keys, 1, {2: peer.public[1]}, b"transcript")
     return torch.from_numpy(masking.as_integers(hidden) * _GRID).float()
+
+
+def _encrypted(total: Tensor, secret: bytes) -> Tensor:
+    """A sum as it goes to the coordinator: a ciphertext c0 = f x + e - a s, read as if its key s were zero."""
+    circle = Circle(("1", "2"), {}, 1, 2, "transcript")
+    form = Form(2, len(total), 4)
+    _, body = Party(circle, "1", form, secret).contribution(_words(total), masking.derive(secret, "coins"))
+    read, factor = form.read(body)[: len(total)].astype("int64"), factor_of(2)
+    centered = (read + form.prime // 2) % form.prime - form.prime // 2
+    words = masking.as_words((centered + factor // 2) // factor + HALF, 4)
+    return torch.from_numpy(masking.as_integers(words) * _GRID).float()

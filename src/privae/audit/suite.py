@@ -296,7 +296,10 @@ _SUITE: tuple[Entry, ...] = (
 
 
 _JOINT = (
-    replace(_of(transcripts.ATTACKS[0], _overheard, "plan", level="deep"), findings=len(transcripts.ATTACKS)),
+    replace(
+        _of(transcripts.attack_of("plain"), _overheard, "plan", level="deep"),
+        findings=len(transcripts.modes_of({})),
+    ),
 )
 """Of models that several sites fitted."""
 
