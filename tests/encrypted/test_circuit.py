@@ -151,6 +151,25 @@ def test_a_rotation_key_serves_this_program_and_no_more():
     assert used == program.rotations()
 
 
+def test_no_slot_of_a_reply_holds_more_than_was_asked_whatever_was_packed():
+    """Who fills all slots on purpose gets as many numbers as outputs, repeated, and zeros beside them; no more."""
+    circuit = circuit_of(0, 21, 13, 3)
+    schedule = Schedule(circuit, PARAMETERS, primes_of(PARAMETERS), SCALE)
+    for lanes in (1, 4):
+        layout = features.Layout.of(circuit, PARAMETERS.slots, lanes)
+        twin = Clear(PARAMETERS, primes_of(PARAMETERS))
+        anything = np.random.default_rng(1).uniform(-1, 1, PARAMETERS.slots)
+        found = features.Program(schedule, layout).run(
+            twin, twin.encrypt(anything, SCALE), tuple(circuit.outputs)
+        )
+        for name, value in circuit.outputs.items():
+            width = circuit.width(value)
+            table = found[name].exact.reshape(-1, features.power(width), lanes)
+            assert np.abs(table - table[0]).max() < 1e-9
+            assert not table[0, width:].any()
+            assert table[0, :width].all()
+
+
 def test_outputs_and_diagonals_of_zeros_are_computed(holder):
     """The library refuses ciphertexts without randomness: those that a product with zeros would be."""
     draw = np.random.default_rng(5)

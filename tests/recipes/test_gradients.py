@@ -260,10 +260,9 @@ def squared(epsilon):
     return fitted, digits, [float(u.abs().max()) for u in inside]
 
 
-@pytest.mark.parametrize("epsilon", [math.inf, 3.0])
-def test_a_polynomial_vae_learns_digits_within_its_range(epsilon, tmp_path):
-    fitted, digits, largest = squared(epsilon)
-    assert fitted.guarantee.epsilon <= epsilon
+def test_a_polynomial_vae_learns_digits_within_its_range(tmp_path):
+    fitted, digits, largest = squared(3.0)
+    assert fitted.guarantee.epsilon <= 3.0
     # left by a little, where the loss gains by it or noise moved the weights
     assert max(largest) < 1.4 * RANGE
     x, decoded = digits.reshape(-1, 64) / 255, -fitted.fitted_.parts(digits)["distance"]

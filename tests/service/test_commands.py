@@ -102,6 +102,7 @@ def test_inspect_says_what_it_takes(keyed, capsys):
     assert fields["outputs"]["score"]["width"] == 1
     said = run(capsys, "encrypted", "inspect", "clinic.pvhe").out
     assert "keys" in said
+    assert "without noise" in run(capsys, "encrypted", "inspect", "plain.privae").err
 
 
 def test_a_passphrase_comes_from_a_file_or_is_asked_for(keyed, capsys, monkeypatch):

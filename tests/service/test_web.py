@@ -229,4 +229,6 @@ def test_those_who_ask_keep_their_keys(place, records):
 
 def test_nothing_else_is_served(client):
     assert client.get("/docs").status_code == client.get("/openapi.json").status_code == 404
+    assert "nothing else" in client.get("/v1/none").json()["error"]
+    assert client.get("/v1/keys").status_code == 405
     assert client.get("/v1/score").status_code == 405

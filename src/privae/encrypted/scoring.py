@@ -205,8 +205,8 @@ def check(model: Served, keys: Keys, records: Container) -> tuple[int, int]:
 def score(model: Served, keys: Keys, records: Container, watch: Watch | None = None) -> Container:
     """Compute the offered outputs of encrypted records; nothing that this process holds decrypts them.
 
-    Every ciphertext of the answer is refreshed by an encryption of zero. For records packed as by `pack`, it holds
-    what was asked in all of its slots: repetitions, or the outputs of records that are zero.
+    Every ciphertext of the answer is refreshed by an encryption of zero. Its slots hold the outputs, repeated, and
+    zeros, whatever was packed; in a batch, each slot is a record.
     Errors: those of `check`; ArtifactError for ciphertexts that do not read, or cannot be computed on.
     """
     offer = model.offer

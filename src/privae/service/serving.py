@@ -11,6 +11,7 @@ from privae.service.commands import check_output, encrypted
 
 if TYPE_CHECKING:
     from privae.encrypted.offer import Offer, Served
+    from privae.vae import VAE
 
 Anything = Annotated[Path, given.argument("FILE", "A model (.privae), an offer (.json), or a .pvhe file.")]
 MaybeOffered = Annotated[
@@ -76,10 +77,15 @@ def inspect(
         from privae.encrypted.offer import Offer
 
         known = file.suffix == ".json"
-        offer = Offer.read(file) if known else _served(file, outputs.split(","), precision).offer
+        fitted = None if known else _loaded(file, plain=True)
+        offer = Offer.read(file) if fitted is None else _served(fitted, outputs.split(","), precision).offer
         if output is not None:
             check_output(output, (".json",), [file] if not known else [])
             offer.write(output)
+    if fitted is not None and not fitted.guarantee.holds:
+        out.note(
+            "this model was fitted without noise: whoever asks enough learns its records; see --not-private"
+        )
     written = f"\n\nwrote {output}: give it to whoever has records" if output else ""
     out.answer(f"{_described(offer)}{written}", offer.to_dict())
 
@@ -133,7 +139,7 @@ def serve(  # noqa: PLR0913  one parameter an option
 
         from privae.service import web
 
-        served = _served(model, outputs.split(","), precision, plain=plain)
+        served = _served(_loaded(model, plain=plain), outputs.split(","), precision)
         application = web.service(served, web.Limits(hourly=hourly))
     out.note(f"{_described(served.offer)}\n\nlistening at http://{host}:{port}; stop with Ctrl-C")
     uvicorn.run(
@@ -141,12 +147,9 @@ def serve(  # noqa: PLR0913  one parameter an option
     )
 
 
-def _served(
-    model: Path, outputs: list[str], precision: str, *, plain: bool = True, known: "Offer | None" = None
-) -> "Served":
-    """A model, compiled. plain: even if it was fitted without noise. Errors: PrivacyRefused for such a one."""
+def _loaded(model: Path, *, plain: bool) -> "VAE":
+    """A fitted model. plain: even if it was fitted without noise. Errors: PrivacyRefused for such a one."""
     from privae.cli import request
-    from privae.encrypted.offer import served
 
     fitted = request.load(model)
     if not plain and not fitted.guarantee.holds:
@@ -154,19 +157,27 @@ def _served(
             "this model was fitted without noise, and whoever asks enough learns its weights: serve a private fit, "
             "or say --not-private"
         )
+    return fitted
+
+
+def _served(fitted: "VAE", outputs: list[str], precision: str, known: "Offer | None" = None) -> "Served":
+    """A model, compiled."""
+    from privae.encrypted.offer import served
+
     return served(fitted.fitted_, fitted.identity, [name.strip() for name in outputs], precision, known)
 
 
 def _kept_to(model: Path, offer: Path | None, *, plain: bool) -> "Served":
     """A model, compiled as its offer says."""
+    fitted = _loaded(model, plain=plain)
     if offer is None:
-        return _served(model, ["score"], "standard", plain=plain)
+        return _served(fitted, ["score"], "standard")
     from privae.encrypted.circuit import PRECISION
     from privae.encrypted.offer import Offer
 
     known = Offer.read(offer)
     named = {2.0**bits: name for name, bits in PRECISION.items()}
-    return _served(model, list(known.outputs), named.get(known.scale, ""), plain=plain, known=known)
+    return _served(fitted, list(known.outputs), named.get(known.scale, ""), known)
 
 
 def _is_container(file: Path) -> bool:

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from privae.ckks.container import loads
 from privae.encrypted.offer import Served
@@ -79,6 +80,7 @@ def service(
     app = FastAPI(title="privae", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(PrivaeError, _refused)
+    app.add_exception_handler(HTTPException, _unknown)
     offer = model.offer.to_dict()
 
     @app.get("/v1/model")
@@ -133,6 +135,13 @@ async def _refused(_: Request, error: Exception) -> Response:
     again = error.again if isinstance(error, Refused) else None
     headers = {} if again is None else {"Retry-After": str(again)}
     return JSONResponse({"error": str(error)}, status, headers)
+
+
+async def _unknown(_: Request, error: Exception) -> Response:
+    """One line for a path or a method that is not served."""
+    assert isinstance(error, HTTPException)
+    line = "here are GET /v1/model, POST /v1/keys and POST /v1/score, and nothing else"
+    return JSONResponse({"error": line}, error.status_code, error.headers)
 
 
 async def _body(request: Request, bounds: tuple[int, float]) -> bytes:
