@@ -32,16 +32,9 @@ from privae.plan import Plan, check_budget
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
 from privae.privacy.noise import NoiseSource
+from privae.recipes.fitted import Fitted
 from privae.recipes.gradients import Training
-from privae.recipes.modality import (
-    Fitted,
-    ImageRecipe,
-    TableRecipe,
-    archived,
-    from_members,
-    identity,
-    needs_network,
-)
+from privae.recipes.modality import ImageRecipe, TableRecipe, archived, from_members, identity, needs_network
 from privae.recipes.phases import Budget, Run, budget_of, check_plan, plan_of
 from privae.recipes.table import as_declared
 from privae.training.books import Books, Places, charges_of, follows

@@ -19,8 +19,8 @@ from privae.encrypted.statistics import Client, Known, Opening, Server
 from privae.errors import ArtifactError, PrivacyRefused, UsageError
 from privae.privacy.ledger import Ledger
 from privae.privacy.noise import NoiseSource
-from privae.recipes import moments
 from privae.recipes.image import AXES, CLASSES, NORMS
+from privae.sums import moments
 from privae.training.watch import Silent
 
 KEY = bytes(32)

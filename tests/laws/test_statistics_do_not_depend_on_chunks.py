@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from privae.privacy.clipping import clip_to_grid
 from privae.privacy.noise import NoiseSource
-from privae.recipes import image, moments, table
-from privae.recipes.moments import BOUND
+from privae.recipes import image, table
 from privae.recipes.phases import Budget, Run, plan_of
+from privae.sums import moments
+from privae.sums.moments import BOUND
 from privae.training.watch import Silent
 
 

@@ -7,8 +7,9 @@ import torch
 from privae.errors import DataError
 from privae.models.image import ResidualDecoder
 from privae.privacy.noise import NoiseSource
-from privae.recipes import image, moments
+from privae.recipes import image
 from privae.recipes.phases import Budget, Run, plan_of
+from privae.sums import moments
 from privae.training.watch import Silent
 
 

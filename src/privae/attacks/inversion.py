@@ -24,7 +24,7 @@ from privae.plan import Phase, Plan
 from privae.privacy.clipping import Clipping
 from privae.privacy.gradients import Summation, clipped_gradient_sum, supported, trainable
 from privae.privacy.noise import NoiseSource
-from privae.recipes.modality import Fitted
+from privae.recipes.fitted import Fitted
 from privae.recipes.target import Target, attacked, fresh, target_of
 
 __all__ = [

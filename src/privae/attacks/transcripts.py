@@ -24,7 +24,7 @@ from privae.models.networks import Network
 from privae.plan import Phase, Plan
 from privae.privacy.clipping import Clipping
 from privae.privacy.noise import NoiseSource
-from privae.recipes.modality import Fitted
+from privae.recipes.fitted import Fitted
 from privae.recipes.target import Target, attacked, fresh
 
 MODES = {

@@ -34,9 +34,10 @@ from privae.errors import UsageError
 from privae.models.priors import ProductMixture
 from privae.models.table import TableModel, onehot
 from privae.plan import Plan
-from privae.recipes import image, moments, table
-from privae.recipes.modality import Fitted, FittedImages, FittedTable
+from privae.recipes import image, table
+from privae.recipes.fitted import Fitted, FittedImages, FittedTable
 from privae.recipes.phases import Released
+from privae.sums import moments
 from privae.training.launch import place
 
 Floats = NDArray[np.float64]

@@ -17,7 +17,8 @@ from privae.data.schema import Schema
 from privae.errors import DataError, UsageError
 from privae.plan import Plan
 from privae.privacy.noise import NoiseSource
-from privae.recipes.modality import Fitted, FittedTable, ImageRecipe, TableRecipe, to_members
+from privae.recipes.fitted import Fitted, FittedTable
+from privae.recipes.modality import ImageRecipe, TableRecipe, to_members
 from privae.recipes.phases import Run
 from privae.recipes.table import as_declared
 

@@ -22,7 +22,7 @@ from privae.models.image import ImageModel
 from privae.models.latent import LatentModel
 from privae.models.likelihoods import Gaussian
 from privae.models.networks import Network
-from privae.recipes.modality import Fitted, FittedTable
+from privae.recipes.fitted import Fitted, FittedTable
 
 Array = NDArray[np.float64]
 Finish = Literal["as it is", "minus log of the sum"]

@@ -37,8 +37,8 @@ from privae.plan import Plan
 from privae.recipes import image
 from privae.recipes.image import AXES, CLASSES, DECODER, Sizes
 from privae.recipes.modality import ImageRecipe, recipe_of
-from privae.recipes.moments import BOUND
 from privae.recipes.phases import budget_of, check_plan
+from privae.sums.moments import BOUND
 
 Integers = NDArray[np.int64]
 

@@ -48,11 +48,12 @@ from privae.errors import ArtifactError, UsageError
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
 from privae.privacy.noise import NoiseSource
-from privae.recipes import image, moments
+from privae.recipes import image
+from privae.recipes.fitted import FittedImages
 from privae.recipes.image import CLASSES, NORMS
-from privae.recipes.modality import FittedImages
-from privae.recipes.moments import BOUND
 from privae.recipes.phases import Released, Run
+from privae.sums import moments
+from privae.sums.moments import BOUND
 from privae.training.books import Books, Places
 from privae.training.watch import Silent, Watch
 

@@ -32,7 +32,8 @@ from privae.errors import ArtifactError, PrivacyRefused, UsageError
 from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
-from privae.recipes.modality import Fitted, FittedTable, from_members, needs_network
+from privae.recipes.fitted import Fitted, FittedTable
+from privae.recipes.modality import from_members, needs_network
 from privae.recipes.phases import Budget, Draft, Run, plan_of, statistics
 from privae.training.watch import Watch
 

@@ -29,7 +29,7 @@ from privae.federated.study import Recipe, Study
 from privae.plan import Plan
 from privae.privacy.mechanism import Event, Joint, Mechanism
 from privae.privacy.noise import NoiseSource
-from privae.recipes.modality import Fitted
+from privae.recipes.fitted import Fitted
 from privae.recipes.phases import CATEGORIES, Released, Run
 from privae.training.loop import Hands
 from privae.training.watch import Silent, Watch

@@ -20,10 +20,10 @@ from privae.models.priors import GaussianClasses
 from privae.plan import Phase
 from privae.privacy.clipping import clip_to_grid
 from privae.privacy.gradients import Loss
-from privae.recipes import moments
 from privae.recipes.gradients import PROBES, Training, checked, drafted, train_phase
-from privae.recipes.moments import BOUND, Array, Integers
 from privae.recipes.phases import Budget, Draft, Released, Run, statistics
+from privae.sums import moments
+from privae.sums.moments import BOUND, Array, Integers
 from privae.training.loop import Objective
 
 NORMS, AXES, CLASSES, DECODER = "norms", "axes", "class prior", "residual decoder"

@@ -22,9 +22,9 @@ from privae.data.schema import Schema
 from privae.errors import DataError, ResourceError
 from privae.models.priors import ProductMixture
 from privae.plan import Phase, Plan, Setting
-from privae.recipes.mixture import MixtureFit, MixtureSettings, fit_mixture
 from privae.recipes.phases import CATEGORIES, Array, Budget, Draft, Released, Run, statistics
-from privae.recipes.tree import clean_margins, column_totals
+from privae.sums.mixture import MixtureFit, MixtureSettings, fit_mixture
+from privae.sums.tree import clean_margins, column_totals
 
 TABLES = "pair tables"
 BOUGHT = "bought"  # the setting that names the columns whose categories are bought
@@ -142,14 +142,15 @@ def buy_texts(run: Run, columns: Sequence["pd.Series[Any]"]) -> list[list[str]]:
     return bought
 
 
-def threshold(deviation: float, cells: int, delta: float) -> float:
+def threshold(deviation: float, cells: int, delta: float, most: int = 1) -> float:
     """The noisy count from which a category is released; 1 without noise.
 
-    Shapes: cells = (column, category) cells that one record may fill over all bought columns.
+    Shapes: cells = (column, category) cells that one record may fill over all bought columns. most: what one record
+    adds to a cell at most.
     """
     if deviation == 0:
         return 1.0
-    return math.ceil(1.5 + deviation * float(norm.isf(-math.expm1(math.log1p(-delta) / cells))))
+    return math.ceil(most + 0.5 + deviation * float(norm.isf(-math.expm1(math.log1p(-delta) / cells))))
 
 
 def pair_tables(codes: NDArray[np.int32], layout: Layout) -> NDArray[np.int64]:

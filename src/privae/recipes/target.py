@@ -16,9 +16,9 @@ from privae.models.latent import LatentModel
 from privae.models.likelihoods import Categorical, Likelihood
 from privae.models.table import TableModel
 from privae.privacy.gradients import Parts, trainable
+from privae.recipes.fitted import Fitted, FittedImages, FittedTable
 from privae.recipes.gradients import negative_elbo
 from privae.recipes.image import decoder_loss
-from privae.recipes.modality import Fitted, FittedImages, FittedTable
 
 
 @dataclass(frozen=True)

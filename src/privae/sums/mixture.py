@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from privae.models.priors import ProductMixture
-from privae.recipes.tree import Margins, fit_tree, offsets_of, sample_tree
+from privae.sums.tree import Margins, fit_tree, offsets_of, sample_tree
 from privae.training.watch import Watch
 
 Array = NDArray[np.float64]

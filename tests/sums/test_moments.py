@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privae.recipes import moments
-from privae.recipes.moments import BOUND, REPLACE_RATIO, SENSITIVITY
+from privae.sums import moments
+from privae.sums.moments import BOUND, REPLACE_RATIO, SENSITIVITY
 
 
 def weighted(row):

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privae.recipes.table import Layout, pair_tables
-from privae.recipes.tree import clean_margins, column_totals, fit_tree, offsets_of, sample_tree
+from privae.sums.tree import clean_margins, column_totals, fit_tree, offsets_of, sample_tree
 
 
 def tables_of(codes, sizes):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from privae.recipes.mixture import MixtureSettings, fit_mixture
 from privae.recipes.table import Layout, pair_tables
-from privae.recipes.tree import clean_margins
+from privae.sums.mixture import MixtureSettings, fit_mixture
+from privae.sums.tree import clean_margins
 from privae.training.watch import Silent
 
 SIZES = np.array([2, 3])

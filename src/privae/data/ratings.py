@@ -1,0 +1,201 @@
+"""Ratings: who likes which items, as public facts, as one set of items a person, and back.
+
+A row says that a person took to an item: watched, bought, or rated it. The unit is the person: all of their rows are
+one contribution, and what becomes of them is a function of the schema and of these rows alone.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError, field_validator
+from scipy.sparse import csr_array
+
+from privae import files
+from privae.data.column import FROZEN
+from privae.data.schema import toml_value
+from privae.data.values import canonical, category_codes, distinct, numbers
+from privae.errors import DataError, UsageError
+
+Index = NDArray[np.int64]
+_FACTS = ("person", "item", "value", "like", "time", "items", "rows")
+
+
+class RatingSchema(BaseModel):
+    """The public facts of ratings: the names of their columns, what counts as liking, and the catalogue.
+
+    value, like: a row counts from this value on; without them every row counts. time: of several rows of one person
+    about one item the latest counts; without it, any that counts. items: the catalogue, or "bought". rows: roughly how
+    many *persons* there are.
+    """
+
+    model_config = FROZEN
+
+    person: str
+    item: str
+    value: str | None = None
+    like: float | None = None
+    time: str | None = None
+    items: tuple[str, ...] | Literal["bought"] = "bought"
+    rows: int | None = None
+
+    @field_validator("items", mode="before")
+    @classmethod
+    def _items_as_text(cls, given: Any) -> Any:  # noqa: ANN401  pydantic hands over whatever was written
+        return tuple(canonical(one) or "" for one in given) if isinstance(given, list | tuple) else given
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The schema in a TOML file. Errors: UsageError for a file that cannot be read, or is none."""
+        try:
+            return cls.loads(files.text_in(Path(path)))
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from None
+
+    @classmethod
+    def loads(cls, text: str) -> Self:
+        """The schema in a TOML text: one section, [ratings]."""
+        try:
+            facts = tomllib.loads(text)["ratings"]
+            unknown = next((name for name in facts if name not in _FACTS), None)
+            if unknown is not None:
+                raise UsageError(f"[ratings] has an unknown key '{unknown}'; it has {', '.join(_FACTS)}")
+            return cls.model_validate(facts)
+        except tomllib.TOMLDecodeError as error:
+            raise UsageError(f"the schema is not valid TOML: {str(error).lower()}") from None
+        except (KeyError, TypeError):
+            raise UsageError("the schema of ratings has one section, [ratings]") from None
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            raise UsageError(f"[ratings] {first['loc'][0]}: {first['msg'].lower()}") from None
+
+    def dumps(self) -> str:
+        """The TOML text; `loads` gives the same schema back."""
+        facts = self.model_dump(exclude_none=True)
+        return "\n".join(["[ratings]", *(f"{key} = {toml_value(value)}" for key, value in facts.items()), ""])
+
+    def save(self, path: str | Path) -> None:
+        """Write the TOML file, whole or not at all."""
+        files.write_atomically(Path(path), lambda file: file.write(self.dumps().encode()))
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the schema."""
+        return files.digest(self.model_dump(mode="json"))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that are read."""
+        named = self.person, self.item, self.value, self.time
+        return tuple(name for name in named if name is not None)
+
+    def check(self) -> None:
+        """Raise UsageError for the first thing that is undeclared or contradictory."""
+        if len(set(self.columns)) < len(self.columns):
+            raise UsageError("[ratings] names one column twice")
+        if (self.value is None) != (self.like is None):
+            raise UsageError(
+                "[ratings] value and like go together: a row counts as liked from which value on? "
+                "Without both, every row counts"
+            )
+        if self.like is not None and not np.isfinite(self.like):
+            raise UsageError("[ratings] like must be a number")
+        if self.rows is not None and self.rows < 1:
+            raise UsageError("[ratings] rows must be at least 1: roughly how many persons there are")
+        if self.items != "bought" and (len(self.items) < 2 or "" in self.items):
+            raise UsageError("[ratings] items are at least two names, none of them empty")
+        if self.items != "bought" and len(set(self.items)) < len(self.items):
+            raise UsageError("[ratings] items has one name twice")
+
+    def ordered(self, header: Sequence[str], source: str = "the table") -> Self:
+        """This schema, for a table with these columns; others are not read. Errors: DataError for one that lacks."""
+        for name in self.columns:
+            if list(header).count(name) != 1:
+                found = "no" if name not in header else "more than one"
+                raise DataError(f"{source} has {found} column '{name}', which the schema declares")
+        return self
+
+    def with_items(self, names: Sequence[str]) -> Self:
+        """The schema after its catalogue was bought; sorted, so that no order leaks."""
+        return self.model_copy(update={"items": tuple(sorted(set(names)))})
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """What each person likes. likes [persons, items]: 1 or nothing; persons: their names, in order of appearance."""
+
+    likes: csr_array = field(repr=False)
+    persons: tuple[str, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        """How many persons."""
+        return len(self.persons)
+
+
+def profiles(frame: pd.DataFrame, schema: RatingSchema, items: Sequence[str]) -> Profiles:
+    """The likes of every person among a catalogue of m items: [persons, m].
+
+    Guarantee: a person's row is a function of the schema, the catalogue and this person's rows.
+    Edges: rows without a person (a gap, or no text) count for nobody; rows of items that are not in the catalogue,
+        gaps, and values that are no number are not liked; one item liked twice is liked once. Persons who like nothing
+        keep an empty row.
+    """
+    schema.ordered([str(name) for name in frame.columns])
+    who, persons = distinct(frame[schema.person])
+    places, texts = distinct(frame[schema.item])
+    what = np.append(category_codes(texts, items), -1)[places]
+    nobody = np.append(np.array([name == "" for name in persons], dtype=bool), True)
+    chosen = ~nobody[who] & (what >= 0)
+    liked = _liked(frame, schema)
+    if schema.time is not None:
+        order = np.lexsort((liked, _moments(frame[schema.time]), who * len(items) + what))
+        order = order[chosen[order]]
+        pair = (who * len(items) + what)[order]
+        last = order[np.append(pair[1:] != pair[:-1], np.ones(len(pair) > 0, bool))]
+        chosen = np.zeros(len(frame), bool)
+        chosen[last] = True
+    pairs = np.unique((who * len(items) + what)[chosen & liked])
+    row, column = np.divmod(pairs, len(items))
+    starts = np.searchsorted(row, np.arange(len(persons) + 1))
+    likes = csr_array(
+        (np.ones(len(pairs), np.int64), column, starts), shape=(len(persons), len(items)), dtype=np.int64
+    )
+    return Profiles(likes, tuple(persons))
+
+
+def table_of(likes: csr_array, schema: RatingSchema) -> pd.DataFrame:
+    """Profiles as a table, one row a like; persons are numbers from 1, and a value is the least that counts."""
+    assert schema.items != "bought"
+    counts = np.diff(likes.indptr)
+    columns: dict[str, Any] = {
+        schema.person: np.repeat(np.arange(1, len(counts) + 1), counts),
+        schema.item: np.array(schema.items, dtype=object)[likes.indices],
+    }
+    if schema.value is not None:
+        columns[schema.value] = np.full(len(likes.indices), schema.like)
+    return pd.DataFrame(columns)
+
+
+def _liked(frame: pd.DataFrame, schema: RatingSchema) -> NDArray[np.bool_]:
+    if schema.value is None or schema.like is None:
+        return np.ones(len(frame), bool)
+    found: NDArray[np.bool_] = numbers(frame[schema.value])[0] >= schema.like  # NaN is not liked
+    return found
+
+
+def _moments(column: "pd.Series[Any]") -> Index:
+    """When each row was: ranks of its numbers, or else of its texts, as dates like 2026-11-30 sort; gaps first.
+
+    privacy: a rank depends on all rows, but which of a person's two rows is the later one on these two alone.
+    """
+    places, texts = distinct(column)
+    said = numbers(pd.Series(texts, dtype=object))[0]
+    order = np.lexsort((np.array(texts, dtype=str), np.nan_to_num(said, nan=np.inf)))
+    ranks = np.empty(len(texts) + 1, np.int64)
+    ranks[order], ranks[-1] = np.arange(len(texts)), -1
+    return ranks[places]

@@ -1,0 +1,164 @@
+"""Fitted models and the records that they speak: DataFrames of a table, arrays of images."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from privae.data.codec import Codec
+from privae.data.images import ImageSchema
+from privae.data.schema import Schema
+from privae.errors import UsageError
+from privae.models.image import ImageModel
+from privae.models.latent import LatentModel
+from privae.models.likelihoods import Categorical
+from privae.models.table import TableModel
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FittedTable:
+    """A table's model: DataFrames in and out."""
+
+    schema: Schema
+    model: TableModel | LatentModel
+    kind: str = "table"
+
+    @property
+    def codec(self) -> Codec:
+        """The codec of the final schema."""
+        return Codec(self.schema)
+
+    def sample(self, count: int, seed: int) -> pd.DataFrame:
+        """`count` new rows: the schema's columns, order and dtypes."""
+        return self.codec.decode(self._codes(count, seed), np.random.default_rng(seed))
+
+    def score(self, data: pd.DataFrame) -> Floats:
+        """Log-likelihood bound of every row, [n]."""
+        return self.score_codes(self.codec.encode(data))
+
+    def embed(self, data: pd.DataFrame) -> Floats:
+        """Latent codes of every row, [n, k]; the label is not used."""
+        codes = self.codec.encode(data)
+        if self.codec.label is not None:
+            codes[:, self.codec.label] = -1
+        if isinstance(self.model, TableModel):
+            return _array(self.model.embed(torch.from_numpy(codes.astype(np.int64))))
+        return _array(self.model.embed(self.codec.onehot(codes), no_labels(len(codes))))
+
+    def parts(self, data: pd.DataFrame) -> dict[str, Floats]:
+        """What a network's bound of every row is made of, [n] each; see `LatentModel.parts`."""
+        codes, vae = self.codec.encode(data), self.model
+        if isinstance(vae, TableModel):
+            likelihood, size = Categorical(vae.sizes), vae.network.config.latent
+            vae = LatentModel(vae.network, likelihood, torch.ones(1, dtype=torch.float64), size)
+        return _arrays(vae.parts(self.codec.onehot(codes), no_labels(len(codes))))
+
+    def sampled_scores(self, count: int, data: pd.DataFrame) -> Floats:
+        """Scores of the model's own samples, without a label if `data` has none."""
+        codes = self._codes(count, 0)
+        label = self.codec.label
+        if label is not None and self.schema.label not in data.columns:
+            codes[:, label] = -1
+        return self.score_codes(codes)
+
+    def score_codes(self, codes: NDArray[np.int32]) -> Floats:
+        """`score` of encoded rows, int32 [n, m] -> [n]; a label of -1 is not given."""
+        if isinstance(self.model, TableModel):
+            return _array(self.model.log_likelihood(torch.from_numpy(codes.astype(np.int64))))
+        return _array(self.model.log_likelihood(self.codec.onehot(codes), no_labels(len(codes))))
+
+    def _codes(self, count: int, seed: int) -> NDArray[np.int32]:
+        generator = torch.Generator().manual_seed(seed)
+        if isinstance(self.model, TableModel):
+            return self.model.sample(count, generator).numpy().astype(np.int32)
+        onehot, _ = self.model.sample(count, generator)
+        blocks = torch.split(onehot, self.codec.sizes.tolist(), 1)
+        return torch.stack([block.argmax(1) for block in blocks], 1).numpy().astype(np.int32)
+
+
+@dataclass(frozen=True)
+class FittedImages:
+    """A model of images: arrays in and out. Scores and codes use no labels."""
+
+    schema: ImageSchema
+    model: ImageModel | LatentModel
+    kind: str = "image"
+
+    def sample(self, count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.object_] | None]:
+        """`count` new images, uint8 [n, h, w], and their labels as texts, or None."""
+        generator = torch.Generator().manual_seed(seed)
+        pixels, classes = self.model.sample(count, generator)
+        if isinstance(self.model, LatentModel):
+            pixels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+        x = pixels.view(-1, self.schema.height, self.schema.width).numpy()
+        if not isinstance(self.schema.classes, tuple):
+            return x, None
+        return x, np.array(self.schema.classes, dtype=object)[classes.numpy()]
+
+    def score(self, data: NDArray[np.uint8]) -> Floats:
+        """Log-likelihood bound of every image, [n]."""
+        x = torch.from_numpy(self._checked(data))
+        if isinstance(self.model, LatentModel):
+            return _array(self.model.log_likelihood(unit(x), no_labels(len(x))))
+        return _array(self.model.log_likelihood(x, no_labels(len(x))))
+
+    def embed(self, data: NDArray[np.uint8]) -> Floats:
+        """Latent codes of every image, [n, k]."""
+        x = torch.from_numpy(self._checked(data))
+        if isinstance(self.model, LatentModel):
+            return _array(self.model.embed(unit(x), no_labels(len(x))))
+        return _array(self.model.embed(x))
+
+    def parts(self, data: NDArray[np.uint8]) -> dict[str, Floats]:
+        """What the bound of every image is made of, [n] each; see `LatentModel.parts` and `ImageModel.parts`."""
+        x = torch.from_numpy(self._checked(data))
+        if isinstance(self.model, LatentModel):
+            return _arrays(self.model.parts(unit(x), no_labels(len(x))))
+        return _arrays(self.model.parts(x))
+
+    def sampled_scores(self, count: int, data: NDArray[np.uint8]) -> Floats:  # noqa: ARG002
+        """Scores of the model's own samples."""
+        return self.score(self.sample(count, 0)[0])
+
+    def _checked(self, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        shape = self.schema.height, self.schema.width
+        if data.ndim != 3 or data.shape[1:] != shape or data.dtype != np.uint8:
+            raise UsageError(f"images must be uint8 [n, {shape[0]}, {shape[1]}] as in the fit")
+        return np.ascontiguousarray(data)
+
+
+Fitted = FittedTable | FittedImages
+"""A fitted model together with the public schema that its records are read by."""
+
+
+def belongs(fitted: Fitted) -> bool:
+    """Whether a model takes the records of its schema, so that none makes it fail or fill the memory."""
+    if isinstance(fitted, FittedTable):
+        table, sizes = fitted.model, tuple(fitted.codec.sizes.tolist())
+        if isinstance(table, TableModel):
+            return table.sizes == sizes and table.label in (None, fitted.codec.label)
+        return isinstance(table.likelihood, Categorical) and table.likelihood.sizes == sizes
+    model, pixels = fitted.model, fitted.schema.height * fitted.schema.width
+    return pixels == (model.likelihood.size if isinstance(model, LatentModel) else model.height * model.width)
+
+
+def unit(images: torch.Tensor) -> torch.Tensor:
+    """Pixels in [0, 1]: uint8 [n, h, w] -> float32 [n, h w]."""
+    return images.flatten(1).float() / 255.0
+
+
+def no_labels(count: int) -> torch.Tensor:
+    """Labels that are not given: [n]."""
+    return torch.full((count,), -1, dtype=torch.int64)
+
+
+def _arrays(parts: dict[str, torch.Tensor]) -> dict[str, Floats]:
+    return {name: _array(part) for name, part in parts.items()}
+
+
+def _array(values: torch.Tensor) -> Floats:
+    return values.double().numpy()

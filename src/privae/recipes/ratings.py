@@ -1,0 +1,221 @@
+"""Preferences: items bought or declared, popularity, and one Gram matrix of the popular ones; everything else follows.
+
+Every phase is a sum over persons, each of whom adds a vector of norm at most 1 (`sums.likes`), so the unit is the
+person, with however many rows.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from privae.data.ratings import RatingSchema, profiles
+from privae.data.values import canonical, distinct
+from privae.errors import DataError, UsageError
+from privae.models.preferences import PreferenceModel
+from privae.privacy import accountant
+from privae.privacy.sampling import PERSON
+from privae.recipes.phases import CATEGORIES, Budget, Draft, Released, Run, statistics
+from privae.recipes.table import CATEGORY_SHARE, threshold
+from privae.sums import likes as sums
+from privae.sums.likes import UNIT, Gram
+
+POPULARITY, GRAM, LENGTHS = "popularity", "gram matrix", "lengths"
+_POPULARITY_SHARE, _LENGTH_SHARE = 0.15, 0.02
+_MOST_BOUGHT = 2**17  # items of one person that are looked at where the catalogue is bought
+_MOST_MODELED = 4096  # items of a Gram matrix
+_FEWEST_MODELED = 100  # of a large catalogue, however few persons there are
+_UNDECLARED = 400  # modeled where nobody said how many persons there are
+_ITEMS_A_PERSON = 3.0  # n mu over the modeled items, at which the Gram matrix of a large catalogue is best
+_NEEDED = 15.0  # n mu over the modeled items, from which half of the Gram matrix is signal
+_RIDGES = (4.0, 8.0)  # times the edge of the noise, of up to 100 modeled items, and of more
+_TRUSTED = 0.2  # signal of a Gram matrix from which it, and not popularity, recommends
+_LATENT = 50
+_CERTAIN = 5.0
+_BINS = 24
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Public sizes of a fit. modeled: items of the Gram matrix, at most. whole: whether these are the catalogue.
+
+    Rules from Jester, MovieLens-100k and Last.fm (research notes); public constants for every other data set.
+    """
+
+    modeled: int
+    whole: bool
+    ridge: float
+
+
+def sizes_for(schema: RatingSchema, budget: Budget) -> Sizes:
+    """The public sizes, from the declared catalogue and the declared number of persons."""
+    known = len(schema.items) if schema.items != "bought" else None
+    if math.isinf(budget.epsilon):
+        most = _MOST_MODELED
+    elif budget.rows is None:
+        most = _UNDECLARED
+    else:
+        mu = accountant.gaussian_mu(budget.epsilon, budget.accountant_delta)
+        most = int(min(max(budget.rows * mu / _ITEMS_A_PERSON, _FEWEST_MODELED), _MOST_MODELED))
+    modeled = most if known is None else min(most, known)
+    return Sizes(modeled, modeled == known, _RIDGES[modeled > _FEWEST_MODELED])
+
+
+def draft(schema: RatingSchema, budget: Budget) -> Draft:
+    """The phases of a fit, before their noise is known."""
+    sizes, root = sizes_for(schema, budget), math.sqrt(2.0)
+    known = len(schema.items) if schema.items != "bought" else _MOST_BOUGHT
+    first = [] if sizes.whole else [statistics(POPULARITY, _POPULARITY_SHARE, 1.0, root, size=known)]
+    notes: tuple[str, ...] = ()
+    if schema.items == "bought":
+        first = [statistics(CATEGORIES, max(CATEGORY_SHARE, _POPULARITY_SHARE), 1.0, root, size=known)]
+        notes = ("items are bought: declare the catalogue to spend nothing on their names",)
+    rest = 1.0 - sum(phase.share for phase in first)
+    numbers = sizes.modeled * (sizes.modeled + 1) // 2
+    phases = (
+        *first,
+        statistics(LENGTHS, _LENGTH_SHARE * rest, 1.0, root, size=_BINS),
+        statistics(GRAM, (1.0 - _LENGTH_SHARE) * rest, 1.0, root, size=numbers),
+    )
+    return Draft(
+        recipe="ratings",
+        phases=phases,
+        settings={"unit": PERSON, "modeled": sizes.modeled, "ridge": sizes.ridge},
+        rows_needed=lambda noisy: _NEEDED * sizes.modeled * noisy[-1].mechanism().std,
+        seconds=3.0 + 4e-10 * sizes.modeled**3 + 1e-4 * (budget.rows or 10_000),
+        megabytes=300 + 60e-6 * sizes.modeled**2 + 2e-3 * (budget.rows or 10_000),
+        notes=notes,
+    )
+
+
+def fit(run: Run, frame: pd.DataFrame, schema: RatingSchema) -> tuple[RatingSchema, PreferenceModel]:
+    """The schema with its catalogue, and the model; what plan and schema say, in the order of the plan's phases.
+
+    Errors: DataError when *released* numbers say that there is next to nothing to learn from.
+    """
+    popular = None
+    if schema.items == "bought":
+        schema, popular = buy_items(run, frame, schema)
+    assert schema.items != "bought"
+    liked = profiles(frame, schema, schema.items).likes
+    sums.check_persons(liked)
+    size, ridge = run.plan.settings["modeled"], run.plan.settings["ridge"]
+    modeled = min(int(size or 0), len(schema.items))
+    if run.plan.phase(POPULARITY) is not None:
+        popular = _released_popularity(run, liked)
+    kept = np.arange(modeled) if popular is None else np.sort(np.argsort(-popular, kind="stable")[:modeled])
+    mine = liked[:, kept]
+    shares = _released_lengths(run, mine)
+    released = _released_gram(run, mine)
+    if popular is None:
+        popular = np.maximum(released.matrix.sum(1), 0.0)
+    return schema, _model(released, (kept, np.maximum(popular, 0.0), shares), float(ridge or 0.0))
+
+
+def buy_items(
+    run: Run, frame: pd.DataFrame, schema: RatingSchema
+) -> tuple[RatingSchema, NDArray[np.float64]]:
+    """The schema with the items whose noisy popularity passes a threshold, and that popularity, in persons.
+
+    An item that one person alone likes adds at most 1 (in persons) to its sum, and one person fills at most 2^17 items;
+    the threshold is that of `table.buy_categories`, so such an item passes with probability at most delta_t.
+    """
+    # privacy: sorted, so that which of very many items of one person are looked at does not depend on others' rows
+    texts = sorted(distinct(frame[schema.item])[1])
+    found = _bounded(profiles(frame, schema, texts).likes)
+    deviation = run.deviation(CATEGORIES) * UNIT
+    least = threshold(deviation, _MOST_BOUGHT, run.plan.delta_threshold, UNIT)
+
+    def passing(noisy: Released) -> Released:
+        chosen = sorted((texts[i], float(noisy[0][i])) for i in np.flatnonzero(noisy[0] >= least))
+        return [np.frombuffer(json.dumps(chosen).encode(), np.uint8)]
+
+    run.watch.phase(CATEGORIES, 1)
+    # privacy: how many different items there are is not released, so nothing but those that pass is kept
+    released = run.release(CATEGORIES, [(sums.popularity(found), 1.0 / UNIT)], passing)[0]
+    run.watch.advance(1)
+    bought: list[tuple[str, float]] = json.loads(released.tobytes())
+    if len(bought) < 2:
+        raise DataError(
+            "fewer than two items passed the released threshold at this epsilon; declare the catalogue, or give "
+            "more persons"
+        )
+    return schema.with_items([name for name, _ in bought]), np.array([n for _, n in bought]) / UNIT
+
+
+def _bounded(liked: csr_array) -> csr_array:
+    """Profiles of at most 2^17 items each: of a longer one, those first in the alphabet."""
+    counts = np.diff(liked.indptr)
+    if not len(counts) or counts.max() <= _MOST_BOUGHT:
+        return liked
+    place = np.arange(len(liked.indices)) - np.repeat(liked.indptr[:-1], counts)
+    row = np.repeat(np.arange(len(counts)), counts)
+    kept = place < _MOST_BOUGHT
+    return csr_array((liked.data[kept], (row[kept], liked.indices[kept])), shape=liked.shape)
+
+
+def _released_popularity(run: Run, liked: csr_array) -> NDArray[np.float64]:
+    run.watch.phase(POPULARITY, 1)
+    released = run.release(POPULARITY, [(sums.popularity(liked), 1.0 / UNIT)])[0]
+    run.watch.advance(1)
+    found: NDArray[np.float64] = released / UNIT
+    return found
+
+
+def _released_lengths(run: Run, liked: csr_array) -> NDArray[np.float64]:
+    """Shares of persons by how many items they like; what noise cannot tell from none is none."""
+    run.watch.phase(LENGTHS, 1)
+    counts = run.release(LENGTHS, [(sums.lengths(liked), 1.0)])[0].astype(np.float64)
+    run.watch.advance(1)
+    deviation = run.deviation(LENGTHS)
+    if counts.sum() <= max(_CERTAIN * deviation * math.sqrt(_BINS), 1.0):
+        raise DataError(
+            "the released number of persons cannot be told from none at this epsilon: too few persons, or hardly any "
+            "row is liked; give more persons, a larger epsilon, or mend the schema"
+        )
+    known = np.where(counts > 3.0 * deviation, counts, 0.0)
+    known = known if known.any() else (counts == counts.max()).astype(np.float64)
+    found: NDArray[np.float64] = known / known.sum()
+    return found
+
+
+def _released_gram(run: Run, liked: csr_array) -> Gram:
+    run.watch.phase(GRAM, 1)
+    diagonal, above = sums.gram(liked)
+    released = run.release(GRAM, [(diagonal, 1.0 / UNIT), (above, math.sqrt(2.0) / UNIT)])
+    run.watch.advance(1)
+    return sums.unpacked(released[0], released[1], run.deviation(GRAM))
+
+
+def _model(released: Gram, known: tuple[Any, Any, Any], ridge: float) -> PreferenceModel:
+    """Everything that follows from releases. known: places of the modeled items, popularity, shares of lengths."""
+    kept, popular, shares = known
+    weights = sums.autoencoder(released, ridge)
+    if released.signal < _TRUSTED:
+        weights = np.zeros_like(weights)
+    log_shares, loadings = sums.factors(released, _LATENT)
+    parts = (kept, popular, weights.astype(np.float32), log_shares, loadings, shares)
+    return PreferenceModel(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
+
+
+def check(schema: RatingSchema, budget: Budget) -> None:
+    """Errors: UsageError for a schema or a budget that ratings cannot be fitted with."""
+    schema.check()
+    if budget.strict:
+        raise UsageError("strict is for tables: of ratings, rows about other items take no part")
+    if budget.fidelity:
+        raise UsageError("fidelity is for tables and images; ratings have no decoder to refine")
+
+
+def named(profile: Any, schema: RatingSchema) -> pd.DataFrame:  # noqa: ANN401  names of items, or a table
+    """A profile as the schema's table: a table as it is, or the names of items that one person likes."""
+    if isinstance(profile, pd.DataFrame):
+        return profile
+    columns = dict.fromkeys(schema.columns, "1") | {schema.item: [canonical(one) for one in profile]}
+    return pd.DataFrame(columns | ({} if schema.value is None else {schema.value: schema.like}))
