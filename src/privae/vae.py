@@ -25,18 +25,29 @@ from privae.audit.coins import Coins
 from privae.audit.suite import Audit, Level
 from privae.audit.suite import audit as run_audit
 from privae.data.images import ImageSchema
+from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
-from privae.data.values import column_of
-from privae.errors import ArtifactError, DataError, UsageError
+from privae.errors import ArtifactError, UsageError
 from privae.plan import Plan, check_budget
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
 from privae.privacy.noise import NoiseSource
-from privae.recipes.fitted import Fitted
+from privae.recipes.fitted import AnyFitted, Fitted, FittedRatings
 from privae.recipes.gradients import Training
-from privae.recipes.modality import ImageRecipe, TableRecipe, archived, from_members, identity, needs_network
+from privae.recipes.modality import (
+    Facts,
+    ImageRecipe,
+    RatingRecipe,
+    Recipe,
+    TableRecipe,
+    archived,
+    as_declared,
+    data_of,
+    from_members,
+    identity,
+    needs_network,
+)
 from privae.recipes.phases import Budget, Run, budget_of, check_plan, plan_of
-from privae.recipes.table import as_declared
 from privae.training.books import Books, Places, charges_of, follows
 from privae.training.group import processes
 from privae.training.launch import device_of
@@ -52,9 +63,10 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """A variational autoencoder fitted under differential privacy, by scikit-learn's conventions.
 
     epsilon: the promise; it has no default, and math.inf fits without noise (NOT PRIVATE). delta: its slack.
-    rows: roughly how many records there are, as you would say in public; gradients need it as their divisor.
+    rows: roughly how many records there are (of ratings: persons), as you would say in public; gradients need it as
+    their divisor.
     recipe: "auto" (statistics first) or "gradients" (the whole network by noisy clipped gradients).
-    schema: Schema for a table (here or in `fit`); for images, found from their shape and `classes`.
+    schema: Schema for a table, RatingSchema for ratings (here or in `fit`); images have one by their shape, `classes`.
     classes: of images with labels: their number (labels "0", "1", ...), their names, or None to buy them.
     fidelity: train a residual decoder for images; None decides by epsilon. strict: refuse values outside the schema.
     training, network: sizes of, and a network for, recipe="gradients".
@@ -66,7 +78,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         delta: float = DEFAULT_DELTA,
         rows: int | None = None,
         recipe: str = "auto",
-        schema: Schema | ImageSchema | None = None,
+        schema: Facts | None = None,
         classes: int | tuple[str, ...] | None = None,
         fidelity: bool | None = None,
         strict: bool = False,
@@ -84,7 +96,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.training = training
         self.network = network
 
-    def plan(self, schema: Schema | ImageSchema | None = None) -> Plan:
+    def plan(self, schema: Facts | None = None) -> Plan:
         """Every public choice of the fit, its noise included; reads no data.
 
         Errors: UsageError for arguments or a schema that cannot be meant; PrivacyRefused for a person column.
@@ -103,7 +115,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         X: Any,  # noqa: ANN401  scikit-learn's name: a DataFrame, or uint8 images [n, h, w]
         y: Any = None,  # noqa: ANN401
         *,
-        schema: Schema | ImageSchema | None = None,
+        schema: Facts | None = None,
         plan: Plan | None = None,
         ledger: Ledger | str | Path | None = None,
         noise: NoiseSource | None = None,
@@ -188,6 +200,26 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Latent codes (embeddings) of every record: [n, k]."""
         return self._fitted.embed(X)
 
+    def recommend(self, profile: Any, n: int = 10, *, exclude_seen: bool = True) -> pd.DataFrame:  # noqa: ANN401
+        """The n items that a person would like most: rank, item, score; of a table's persons: with their names.
+
+        profile: what one person likes, as a list of items, or a DataFrame of ratings of any persons; none of them needs
+        to have been in the fit. It is read here and sent nowhere. exclude_seen: leave out what is in the profile.
+        Edges: items that the model does not know are left out; who likes none that it knows gets what is popular.
+        Errors: UsageError for a model that is not of ratings, or n below 1.
+        """
+        return self.of_ratings().recommend(profile, n, exclude_seen=exclude_seen)
+
+    def nearest(self, item: Any, n: int = 10) -> pd.DataFrame:  # noqa: ANN401  the name of one
+        """The n items most like one of the catalogue: item, likeness."""
+        return self.of_ratings().nearest(item, n)
+
+    def of_ratings(self) -> FittedRatings:
+        """The fitted model of preferences. Errors: UsageError for a model of anything else."""
+        if not isinstance(self._fitted, FittedRatings):
+            raise UsageError("only models of ratings recommend; fit one with a RatingSchema")
+        return self._fitted
+
     def audit(  # noqa: PLR0913  what was fitted, what was not, and how hard to try
         self,
         X: Any,  # noqa: ANN401
@@ -210,6 +242,8 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         named = self.network is not None or not plan.settings.get("own_network")
         recipe = twin._recipe(declared, plan)
         again = self._again if named else None
+        if isinstance(self.fitted_, FittedRatings) or isinstance(recipe, RatingRecipe):
+            raise UsageError("models of ratings are not audited yet: no attack on them is built in")
         own = Own(self.fitted_, plan, recipe, again, self.identity, self.federation_)
         recipe.check(data, y, strict=False)
         if isinstance(schema, Schema) and holdout is not None:  # in any form that X and y may have
@@ -302,78 +336,47 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         plan, (model, declared) = self.plan_, self._twin()
         agreed = plan if declared.hash == plan.schema_hash else None
         model.fit(data, labels, schema=declared, plan=agreed, coins=coins)
+        assert not isinstance(model.fitted_, FittedRatings)
         return model.fitted_, model.canary_findings_
 
-    def _twin(self) -> tuple["VAE", Schema | ImageSchema]:
+    def _twin(self) -> tuple["VAE", Facts]:
         """An unfitted VAE that plans what this one did, and the schema as it was declared."""
-        plan, schema = self.plan_, self.fitted_.schema
-        declared = as_declared(schema, plan) if isinstance(schema, Schema) else schema
+        plan, declared = self.plan_, as_declared(self.fitted_.schema, self.plan_)
         recipe = "gradients" if plan.recipe == "gradients" else "auto"
         model = VAE(plan.epsilon, plan.delta, plan.rows, recipe, declared, network=self.network)
         model.set_params(strict=plan.strict, fidelity=budget_of(plan).fidelity, training=Training.of(plan))
         return model, declared
 
-    def _recipe(self, schema: Schema | ImageSchema, plan: Plan | None = None) -> TableRecipe | ImageRecipe:
+    def _recipe(self, schema: Facts, plan: Plan | None = None) -> Recipe:
         if self.recipe not in ("auto", "gradients"):
             raise UsageError('recipe is "auto" or "gradients"')
         by_gradients = plan.recipe == "gradients" if plan else self.recipe == "gradients"
         training = self.training or Training()
         if isinstance(schema, ImageSchema):
             return ImageRecipe(schema, by_gradients, training, self.network)
+        if isinstance(schema, RatingSchema):
+            if by_gradients:
+                raise UsageError('ratings are fitted from statistics; leave out recipe="gradients"')
+            return RatingRecipe(schema)
         return TableRecipe(schema, by_gradients, training, self.network)
 
-    def _data(self, x: Any, y: Any, schema: Schema | ImageSchema | None) -> tuple[Any, Schema | ImageSchema]:  # noqa: ANN401
-        if isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.ndim == 3:
-            if isinstance(schema, Schema):
-                raise UsageError("the schema is that of a table, but the data are images")
-            return x, schema or image_schema(x.shape[1:], self.classes, labelled=y is not None)
-        return _table(x, y, schema)
+    def _data(self, x: Any, y: Any, schema: Facts | None) -> tuple[Any, Facts]:  # noqa: ANN401
+        return data_of(x, y, schema, self.classes)
 
-    def _set(self, fitted: Fitted, plan: Plan, ledger: Ledger, extra: tuple[str, ...]) -> Self:
+    def _set(self, fitted: AnyFitted, plan: Plan, ledger: Ledger, extra: tuple[str, ...]) -> Self:
         """Be fitted. extra: what is not covered beyond what follows from the plan."""
         self.fitted_, self.plan_, self.ledger_ = fitted, plan, ledger
         self.guarantee_ = _promised(plan, extra)
         return self
 
     @property
-    def _fitted(self) -> Fitted:
+    def _fitted(self) -> AnyFitted:
         if not hasattr(self, "fitted_"):
             raise NotFittedError("this VAE is not fitted yet; call fit first")
         return self.fitted_
 
 
 FIXED_NOISE = "a noise key was given by hand: whoever knows it can remove the noise; for tests only"
-
-
-def image_schema(
-    shape: tuple[int, ...], classes: int | tuple[str, ...] | None, *, labelled: bool
-) -> ImageSchema:
-    """The public facts of images: their shape, and classes declared, to be bought (labels without), or none."""
-    height, width = int(shape[0]), int(shape[1])
-    if isinstance(classes, int):
-        if classes < 1:
-            raise UsageError("classes must be at least 1: how many different labels there are")
-        return ImageSchema.with_class_count(height, width, classes)
-    return ImageSchema(height=height, width=width, classes=classes or ("bought" if labelled else None))
-
-
-def _table(x: Any, y: Any, schema: Schema | ImageSchema | None) -> tuple[pd.DataFrame, Schema]:  # noqa: ANN401
-    """A DataFrame with its label, and the schema in the order of its columns."""
-    if isinstance(schema, Schema) and isinstance(x, np.ndarray) and x.ndim == 2:
-        names = [column.name for column in schema.kept][: x.shape[1]]
-        if len(names) < x.shape[1]:
-            raise UsageError("the array has more columns than the schema keeps; give a DataFrame")
-        x = pd.DataFrame(x, columns=names)
-    if not isinstance(x, pd.DataFrame):
-        raise DataError("the data must be a pandas DataFrame, or images as a uint8 array [n, height, width]")
-    if not isinstance(schema, Schema):
-        raise UsageError("a table needs a schema; draft one with: privae schema patients.csv")
-    if y is not None and schema.label is not None and schema.label not in x.columns:
-        if len(y) != len(x):
-            raise UsageError("there must be one label y a row")
-        x = x.assign(**{schema.label: column_of(y).set_axis(x.index)})
-    x = x.set_axis([str(name) for name in x.columns], axis=1)
-    return x, schema.ordered(list(x.columns))
 
 
 def _charged(ledger: Ledger, plan: Plan) -> bool:

@@ -15,7 +15,13 @@ from privae.training.launch import keep_freed_memory
 _ABOUT = (
     "Fit a variational autoencoder to data that must not leak, and keep a model with a printed guarantee."
 )
-_VERBS = ("privae.cli.verbs", "privae.cli.checks", "privae.cli.federating", "privae.service.serving")
+_VERBS = (
+    "privae.cli.verbs",
+    "privae.cli.checks",
+    "privae.cli.federating",
+    "privae.service.recommending",
+    "privae.service.serving",
+)
 
 app = typer.Typer(
     add_completion=False,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from privae.cli import app, examples
+from privae.cli import app, examples, ledgers
 from privae.cli import options as given
 from privae.cli.terminal import Terminal
 from privae.errors import ArtifactError, AuditFailed, UsageError
@@ -229,3 +229,66 @@ def _content(path: Path) -> bytes:
     if len(content) > _MOST:
         raise ArtifactError(f"{path} is too large for a certificate; ask for it again")
     return content
+
+
+@ledgers.command(
+    "open",
+    epilog=examples(
+        "privae ledger open hospital.ledger --epsilon 10 --delta 1e-5",
+        "privae fit patients.csv --schema patients.schema.toml --epsilon 3 --ledger hospital.ledger",
+    ),
+)
+def open_ledger(  # noqa: PLR0913  one parameter an option
+    path: given.LedgerFile,
+    epsilon: given.Cap,
+    delta: given.Delta = None,
+    composition: given.HowToAdd = given.Composition.RENYI,
+    unit: given.Protected = given.Unit.RECORD,
+    quiet: given.Quiet = False,
+    as_json: given.AsJson = False,
+) -> None:
+    """Start the ledger of a data set: a cap on what all of its fits together may spend."""
+    out = Terminal(quiet, as_json)
+    with out.progress(f"opening {path.name}"):
+        from privae.cli import request
+        from privae.privacy.ledger import Ledger
+
+        request.check_outputs(path, (), [])
+        made = Ledger.open(path, epsilon, request.delta_of(delta), composition.value, unit=unit.value)
+    say_delta(out, delta)
+    text = f"wrote {path}: fits with --ledger {path} may together spend epsilon {epsilon:g}, delta {made.delta:g}"
+    out.report(text, {"ledger": path, "epsilon": epsilon, "delta": made.delta, "head": made.head})
+
+
+@ledgers.command("show", epilog=examples("privae ledger show hospital.ledger"))
+def show_ledger(path: given.LedgerFile, quiet: given.Quiet = False, as_json: given.AsJson = False) -> None:
+    """Show what was spent, what remains, and the head that names the whole ledger."""
+    out = Terminal(quiet, as_json)
+    with out.progress(f"reading {path.name}"):
+        from privae.cli import telling
+        from privae.privacy.ledger import Ledger
+
+        read = Ledger.load(path)
+    out.answer(telling.ledger_text(read), telling.ledger_fields(read))
+
+
+@ledgers.command("verify", epilog=examples("privae ledger verify results/ledger"))
+def verify_ledger(
+    folder: given.StudyLedger, quiet: given.Quiet = False, as_json: given.AsJson = False
+) -> None:
+    """Check the ledger of a study of several sites: charges, rounds, hashes and every site's signatures."""
+    out = Terminal(quiet, as_json)
+    with out.progress(f"reading {folder.name}"):
+        from privae.cli import telling
+        from privae.federated.chain import verify
+
+        found = verify(folder)
+    out.answer("\n".join(found.lines()), telling.verified_fields(found))
+
+
+def say_delta(out: Terminal, delta: float | None) -> None:
+    """Say which delta is used where none was given."""
+    if delta is None:
+        out.note(
+            "delta was not given: 1e-06 is used, which the promise adds to every probability; choose it with --delta"
+        )

@@ -36,6 +36,13 @@ class Activations(StrEnum):
     SQUARE = "square"
 
 
+class Unit(StrEnum):
+    """Whom a ledger protects."""
+
+    RECORD = "record"
+    PERSON = "person"
+
+
 class Composition(StrEnum):
     """How a ledger adds up plans that were chosen one after the other."""
 
@@ -175,6 +182,10 @@ Top = Annotated[
 Cap = Annotated[float, option("--epsilon", text="What all fits together may spend.")]
 HowToAdd = Annotated[
     Composition, option("--composition", text="renyi (default), or gaussian: plans without gradients only.")
+]
+
+Protected = Annotated[
+    Unit, option("--unit", text="Whom the cap protects: a record (default), or a person: of ratings only.")
 ]
 
 AuditOf = Annotated[

@@ -10,7 +10,8 @@ from typing import Any, cast
 import numpy as np
 
 from privae import files
-from privae.data.images import ImageSchema, read_images
+from privae.data.images import read_images
+from privae.data.ratings import RatingSchema, read_schema
 from privae.data.schema import Schema
 from privae.data.tables import read_header, read_table
 from privae.errors import DataError, PrivaeError, ResourceError, UsageError
@@ -18,12 +19,14 @@ from privae.evaluate import released
 from privae.federated.study import declared
 from privae.models.networks import Activation
 from privae.plan import Plan
+from privae.recipes.fitted import FittedRatings
 from privae.recipes.gradients import Training
+from privae.recipes.modality import Facts, image_schema
 from privae.training.books import check_checkpoint
 from privae.training.launch import place
 from privae.training.loop import Local
 from privae.training.watch import Watch
-from privae.vae import DEFAULT_DELTA, VAE, image_schema
+from privae.vae import DEFAULT_DELTA, VAE
 
 TABLES, IMAGES = (".csv", ".parquet"), (".npz",)
 
@@ -44,7 +47,7 @@ class Request:
     activation: str | None = None
     between: tuple[str | None, int | None] = (None, None)  # of several sites: what is shared, and local steps
 
-    def facts(self) -> Schema | ImageSchema:
+    def facts(self) -> Facts:
         """The public facts of the data, reading no record: a declared schema, or the shape of the images."""
         if self.source.suffix.lower() == ".toml":
             if self.schema is not None or self.classes is not None:
@@ -68,9 +71,9 @@ class Request:
                 f"a table needs --schema; draft one with: privae schema {self.source} -o {draft} "
                 "and declare its bounds and categories"
             )
-        return Schema.load(self.schema).ordered(header, self.source.name)
+        return read_schema(self.schema).ordered(header, self.source.name)
 
-    def made(self, plan: Path | None, watch: Watch) -> tuple[Schema | ImageSchema, VAE, Plan]:
+    def made(self, plan: Path | None, watch: Watch) -> tuple[Facts, VAE, Plan]:
         """The facts of the data, the model to fit, and its plan: the one in a file, or from the options."""
         facts = self.facts()
         model, agreed = self.followed(facts, plan) if plan else self.planned(facts, watch)
@@ -88,7 +91,7 @@ class Request:
             raise UsageError(f"a model says everything about its records; leave out --{wrong}")
         return released.planned(self.source, _stated(self.epsilon), delta_of(self.delta), self.rows)
 
-    def planned(self, facts: Schema | ImageSchema, watch: Watch) -> tuple[VAE, Plan]:
+    def planned(self, facts: Facts, watch: Watch) -> tuple[VAE, Plan]:
         """The model to fit and its plan, from the options. Errors: UsageError without an epsilon."""
         model = VAE(
             _stated(self.epsilon),
@@ -103,7 +106,7 @@ class Request:
         watch.phase("choosing the noise", 1)
         return model, model.plan(facts)
 
-    def followed(self, facts: Schema | ImageSchema, path: Path) -> tuple[VAE, Plan]:
+    def followed(self, facts: Facts, path: Path) -> tuple[VAE, Plan]:
         """The model to fit and the plan in a file. Errors: UsageError for options that the plan has fixed."""
         named = ("epsilon", "delta", "rows", "recipe", "fidelity")
         double = [name for name in named if getattr(self, name) is not None]
@@ -155,7 +158,7 @@ def read(path: Path) -> tuple[Any, Any]:
     return read_images(path) if is_images(path) else (read_table(path), None)
 
 
-def read_alike(path: Path | None, other: Path, facts: Schema | ImageSchema | None = None) -> Any:  # noqa: ANN401
+def read_alike(path: Path | None, other: Path, facts: Facts | None = None) -> Any:  # noqa: ANN401
     """A hold-out in the form that `VAE.audit` takes: a DataFrame, images, or images with labels; None without a file.
 
     Errors: UsageError if it is of another kind; DataError if it does not fit the facts.
@@ -165,7 +168,7 @@ def read_alike(path: Path | None, other: Path, facts: Schema | ImageSchema | Non
     if is_images(path) != is_images(other):
         raise UsageError(f"{path.name} and {other.name} are not of one kind: tables, or images in .npz files")
     x, y = read(path)
-    if isinstance(facts, Schema):
+    if isinstance(facts, Schema | RatingSchema):
         facts.ordered([str(name) for name in x.columns], path.name)
     elif facts is not None and x.shape[1:] != (facts.height, facts.width):
         raise DataError(
@@ -271,6 +274,14 @@ def save(model: VAE, path: Path, watch: Watch) -> None:
 def load(path: Path) -> VAE:
     """A fitted model; its hashes, ledger and guarantee are checked."""
     return VAE.load(path)
+
+
+def names_of(model: VAE, data: Any) -> tuple[str, Any]:  # noqa: ANN401  records
+    """How records are named, and the names: rows by their number from 1, persons as the table names them."""
+    fitted = model.fitted_
+    if isinstance(fitted, FittedRatings):
+        return fitted.schema.person, fitted.profiles(data).persons
+    return "row", range(1, len(data) + 1)
 
 
 def check_kind(model: VAE, path: Path, does: str) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 from privae.attacks.finding import CHANNELS
 from privae.audit.suite import Audit
 from privae.cli.terminal import aligned
+from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.federated.chain import Verified
 from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee, rounded_up
 from privae.privacy.ledger import Ledger
+from privae.privacy.sampling import PERSON
 from privae.vae import VAE
 
 _SHORT = 12  # characters of a hash in a table
@@ -33,8 +35,9 @@ def plan_text(plan: Plan, *, promise: bool = True) -> str:
         for p in plan.phases
     ]
     declared = "not declared" if plan.rows is None else f"about {plan.rows:,}"
+    counted = "persons" if plan.unit == PERSON else "rows"
     lines = [
-        f"recipe {plan.recipe}: epsilon {plan.epsilon:g}, delta {plan.delta:g}, rows {declared}",
+        f"recipe {plan.recipe}: epsilon {plan.epsilon:g}, delta {plan.delta:g}, {counted} {declared}",
         aligned(rows),
         f"expected: about {duration(plan.seconds)} and {plan.megabytes / 1000:.1f} GB of memory, on two cores",
         verdict(plan),
@@ -47,12 +50,13 @@ def verdict(plan: Plan) -> str:
     """Whether this epsilon can work with the declared rows."""
     if not math.isfinite(plan.epsilon):
         return "can it work: yes, and it is NOT PRIVATE"
-    need = f"about {plan.rows_needed:,} rows"
+    need = f"about {plan.rows_needed:,} {'persons' if plan.unit == PERSON else 'rows'}"
     if plan.rows is None:
         return f"can it work: from {need} on; declare --rows to be told"
     if plan.rows < plan.rows_needed:
-        instead = "evaluate more" if plan.recipe == "evaluation" else "declare fewer bins"
-        return f"can it work: hardly: it needs {need}, and noise will dominate; raise epsilon, or {instead}"
+        others = {"evaluation": "raise epsilon, or evaluate more", "ratings": "popularity will recommend"}
+        instead = others.get(plan.recipe, "raise epsilon, or declare fewer bins")
+        return f"can it work: hardly: it needs {need}, and noise will dominate; {instead}"
     return f"can it work: yes; it needs {need}"
 
 
@@ -98,6 +102,8 @@ def model_text(model: VAE, path: Path) -> str:
     if isinstance(facts, Schema):
         names = [column.name for column in facts.kept]
         what = f"a table of {len(names)} columns: {', '.join(names)}"
+    elif isinstance(facts, RatingSchema):
+        what = f"preferences among {len(facts.items)} items"
     else:
         labels = f", labels {', '.join(facts.classes)}" if isinstance(facts.classes, tuple) else ""
         what = f"images of {facts.height} x {facts.width} pixels{labels}"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from privae.cli import app, checks, examples, ledgers
+from privae.cli import app, checks, examples
 from privae.cli import options as given
 from privae.cli.terminal import Terminal, aligned
 from privae.errors import UsageError
@@ -111,7 +111,7 @@ def plan(  # noqa: PLR0913  one parameter an option
         made = asked.plan(watch)
         if output is not None:
             made.save(output)
-    _say_delta(out, delta)
+    checks.say_delta(out, delta)
     text, fields = telling.plan_text(made), {**telling.plan_fields(made), "output": output}
     if output is None:
         out.answer(text, fields)
@@ -164,7 +164,7 @@ def fit(  # noqa: PLR0913  one parameter an option
             facts, model, agreed = asked.made(plan, watch)
             watch.phase(f"reading {data.name}", 1)
             (x, y), held = request.read(data), request.read_alike(holdout, data, facts)
-            _say_delta(out, delta if plan is None else agreed.delta)
+            checks.say_delta(out, delta if plan is None else agreed.delta)
             coins = _coins(out, audit, agreed, target, (holdout is None, resume))
             with request.resumable(kept, out.note):
                 places: dict[str, Any] = {"ledger": ledger, "checkpoint": kept, "resume": resume}
@@ -227,20 +227,21 @@ def score(
     out = Terminal(quiet, as_json)
     if top is not None and top < 1:
         raise UsageError("--top must be at least 1")
-    scores = _applied(out, (model, data, output), lambda fitted, x: fitted.decision_function(x))
+    (who, names), scores = _applied(out, (model, data, output), lambda fitted, x: fitted.decision_function(x))
     import pandas as pd
 
-    frame = pd.DataFrame({"row": range(1, len(scores) + 1), "score": scores})
+    frame = pd.DataFrame({who: names, "score": scores})
     if top is not None or output is None:
         frame = frame.sort_values("score", ascending=False, kind="stable").head(top or _TOP)
     if output is None:
         cells = [(str(row), f"{value:.4f}") for row, value in frame.itertuples(index=False)]
-        out.answer(aligned([("row", "score"), *cells]), {"scores": frame.to_dict("records")})
+        out.answer(aligned([(who, "score"), *cells]), {"scores": frame.to_dict("records")})
         return
     from privae.data.tables import write_table
 
     write_table(frame, output)
-    out.report(f"wrote {output}: row (the first is 1) and score (higher = stranger)", {"output": output})
+    first = " (the first is 1)" if who == "row" else ""
+    out.report(f"wrote {output}: {who}{first} and score (higher = stranger)", {"output": output})
 
 
 @app.command(epilog=examples("privae encode patients.privae new.csv -o codes.parquet"))
@@ -253,13 +254,16 @@ def encode(
 ) -> None:
     """Write latent codes, one row a record. They tell about your records, so keep them as you keep those."""
     out = Terminal(quiet, as_json)
-    codes = _applied(out, (model, data, output), lambda fitted, x: fitted.transform(x))
+    (who, names), codes = _applied(out, (model, data, output), lambda fitted, x: fitted.transform(x))
     import pandas as pd
 
     from privae.data.tables import write_table
 
     width = codes.shape[1]
-    write_table(pd.DataFrame(codes, columns=[f"z{i}" for i in range(width)]), output)
+    frame = pd.DataFrame(codes, columns=[f"z{i}" for i in range(width)])
+    if who != "row":
+        frame.insert(0, who, names)
+    write_table(frame, output)
     out.report(f"wrote {output}: {width} codes a record", {"output": output, "codes": width})
 
 
@@ -272,60 +276,6 @@ def inspect(model: given.Model, quiet: given.Quiet = False, as_json: given.AsJso
 
         fitted = request.load(model)
     out.answer(telling.model_text(fitted, model), telling.model_fields(fitted))
-
-
-@ledgers.command(
-    "open",
-    epilog=examples(
-        "privae ledger open hospital.ledger --epsilon 10 --delta 1e-5",
-        "privae fit patients.csv --schema patients.schema.toml --epsilon 3 --ledger hospital.ledger",
-    ),
-)
-def open_ledger(
-    path: given.LedgerFile,
-    epsilon: given.Cap,
-    delta: given.Delta = None,
-    composition: given.HowToAdd = given.Composition.RENYI,
-    quiet: given.Quiet = False,
-    as_json: given.AsJson = False,
-) -> None:
-    """Start the ledger of a data set: a cap on what all of its fits together may spend."""
-    out = Terminal(quiet, as_json)
-    with out.progress(f"opening {path.name}"):
-        from privae.cli import request
-        from privae.privacy.ledger import Ledger
-
-        request.check_outputs(path, (), [])
-        made = Ledger.open(path, epsilon, request.delta_of(delta), composition.value)
-    _say_delta(out, delta)
-    text = f"wrote {path}: fits with --ledger {path} may together spend epsilon {epsilon:g}, delta {made.delta:g}"
-    out.report(text, {"ledger": path, "epsilon": epsilon, "delta": made.delta, "head": made.head})
-
-
-@ledgers.command("show", epilog=examples("privae ledger show hospital.ledger"))
-def show_ledger(path: given.LedgerFile, quiet: given.Quiet = False, as_json: given.AsJson = False) -> None:
-    """Show what was spent, what remains, and the head that names the whole ledger."""
-    out = Terminal(quiet, as_json)
-    with out.progress(f"reading {path.name}"):
-        from privae.cli import telling
-        from privae.privacy.ledger import Ledger
-
-        read = Ledger.load(path)
-    out.answer(telling.ledger_text(read), telling.ledger_fields(read))
-
-
-@ledgers.command("verify", epilog=examples("privae ledger verify results/ledger"))
-def verify_ledger(
-    folder: given.StudyLedger, quiet: given.Quiet = False, as_json: given.AsJson = False
-) -> None:
-    """Check the ledger of a study of several sites: charges, rounds, hashes and every site's signatures."""
-    out = Terminal(quiet, as_json)
-    with out.progress(f"reading {folder.name}"):
-        from privae.cli import telling
-        from privae.federated.chain import verify
-
-        found = verify(folder)
-    out.answer("\n".join(found.lines()), telling.verified_fields(found))
 
 
 def _coins(
@@ -373,17 +323,10 @@ def _say_fitted(out: Terminal, model: "VAE", target: Path, done: "Audit | None",
     checks.verdict(done)
 
 
-def _say_delta(out: Terminal, delta: float | None) -> None:
-    if delta is None:
-        out.note(
-            "delta was not given: 1e-06 is used, which the promise adds to every probability; choose it with --delta"
-        )
-
-
 def _applied(
     out: Terminal, paths: tuple[Path, Path, Path | None], compute: Callable[["VAE", Any], Any]
-) -> Any:  # noqa: ANN401  an array
-    """What a model computes of the records in a file; the output is checked first."""
+) -> tuple[tuple[str, Any], Any]:
+    """What a model computes of the records in a file, and how these are named; the output is checked first."""
     model, data, output = paths
     with out.progress(f"loading {model.name}") as watch:
         from privae.cli import request
@@ -394,4 +337,4 @@ def _applied(
         watch.phase(f"reading {data.name}", 1)
         x, _ = request.read(data)
         watch.phase("computing", 1)
-        return compute(fitted, x)
+        return request.names_of(fitted, x), compute(fitted, x)

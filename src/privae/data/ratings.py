@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 
 from privae import files
 from privae.data.column import FROZEN
-from privae.data.schema import toml_value
+from privae.data.schema import Schema, toml_value
 from privae.data.values import canonical, category_codes, distinct, numbers
 from privae.errors import DataError, UsageError
 
@@ -125,6 +125,15 @@ class RatingSchema(BaseModel):
         return self.model_copy(update={"items": tuple(sorted(set(names)))})
 
 
+def read_schema(path: str | Path) -> Schema | RatingSchema:
+    """The schema in a TOML file: of ratings if it has the section [ratings], else of a table. Errors: UsageError."""
+    try:
+        of_ratings = "ratings" in tomllib.loads(files.text_in(Path(path)))
+    except (tomllib.TOMLDecodeError, UsageError):
+        of_ratings = False  # `Schema.load` says what is wrong
+    return RatingSchema.load(path) if of_ratings else Schema.load(path)
+
+
 @dataclass(frozen=True)
 class Profiles:
     """What each person likes. likes [persons, items]: 1 or nothing; persons: their names, in order of appearance."""
@@ -145,7 +154,9 @@ def profiles(frame: pd.DataFrame, schema: RatingSchema, items: Sequence[str]) ->
         gaps, and values that are no number are not liked; one item liked twice is liked once. Persons who like nothing
         keep an empty row.
     """
-    schema.ordered([str(name) for name in frame.columns])
+    header = [str(name) for name in frame.columns]
+    schema.ordered(header)
+    frame = frame.set_axis(header, axis=1)
     who, persons = distinct(frame[schema.person])
     places, texts = distinct(frame[schema.item])
     what = np.append(category_codes(texts, items), -1)[places]
@@ -156,7 +167,7 @@ def profiles(frame: pd.DataFrame, schema: RatingSchema, items: Sequence[str]) ->
         order = np.lexsort((liked, _moments(frame[schema.time]), who * len(items) + what))
         order = order[chosen[order]]
         pair = (who * len(items) + what)[order]
-        last = order[np.append(pair[1:] != pair[:-1], np.ones(len(pair) > 0, bool))]
+        last = order[np.append(pair[1:] != pair[:-1], np.ones(min(len(pair), 1), bool))]
         chosen = np.zeros(len(frame), bool)
         chosen[last] = True
     pairs = np.unique((who * len(items) + what)[chosen & liked])
@@ -166,6 +177,14 @@ def profiles(frame: pd.DataFrame, schema: RatingSchema, items: Sequence[str]) ->
         (np.ones(len(pairs), np.int64), column, starts), shape=(len(persons), len(items)), dtype=np.int64
     )
     return Profiles(likes, tuple(persons))
+
+
+def named(profile: Any, schema: RatingSchema) -> pd.DataFrame:  # noqa: ANN401  names of items, or a table
+    """A profile as the schema's table: a table as it is, or the names of items that one person likes."""
+    if isinstance(profile, pd.DataFrame):
+        return profile
+    columns = dict.fromkeys(schema.columns, "1") | {schema.item: [canonical(one) for one in profile]}
+    return pd.DataFrame(columns | ({} if schema.value is None else {schema.value: schema.like}))
 
 
 def table_of(likes: csr_array, schema: RatingSchema) -> pd.DataFrame:

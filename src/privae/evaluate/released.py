@@ -32,7 +32,7 @@ from privae.errors import ArtifactError, PrivacyRefused, UsageError
 from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
-from privae.recipes.fitted import Fitted, FittedTable
+from privae.recipes.fitted import Fitted, FittedRatings, FittedTable
 from privae.recipes.modality import from_members, needs_network
 from privae.recipes.phases import Budget, Draft, Run, plan_of, statistics
 from privae.training.watch import Watch
@@ -61,9 +61,14 @@ def load_members(content: bytes, name: str) -> Fitted:
     try:
         if needs_network(members):
             raise UsageError(f"{name} was fitted with a network of one's own, which no plan ships")
-        return from_members(members, safetensors.torch.load(members["weights.safetensors"]))
+        found = from_members(members, safetensors.torch.load(members["weights.safetensors"]))
     except (KeyError, ValueError, TypeError, RuntimeError, safetensors.SafetensorError):
         raise ArtifactError(f"{name} lacks a part or holds one that does not read; restore a copy") from None
+    if isinstance(found, FittedRatings):
+        raise UsageError(
+            f"{name} is a model of ratings; those of tables and images are evaluated between sites"
+        )
+    return found
 
 
 def planned(model: Path, epsilon: float, delta: float, rows: int | None) -> Plan:

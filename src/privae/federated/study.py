@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from privae import files
 from privae.ckks.bits import parameters_for
 from privae.data.images import ImageSchema
+from privae.data.ratings import RatingSchema, read_schema
 from privae.data.schema import Schema
 from privae.errors import PrivacyRefused, UsageError
 from privae.evaluate import released
@@ -38,7 +39,7 @@ from privae.federated.round import Circle
 from privae.plan import MOST_NUMBERS, Plan
 from privae.privacy import accountant
 from privae.privacy.sampling import CLIENT
-from privae.recipes.modality import ImageRecipe, TableRecipe, recipe_of
+from privae.recipes.modality import Facts, ImageRecipe, TableRecipe, recipe_of
 from privae.recipes.phases import budget_of, check_plan
 
 Share = Literal["all", "decoder"]
@@ -350,7 +351,10 @@ class Terms(BaseModel):
             raise UsageError("a study names a schema, or else a model to evaluate: one of the two")
         if content is not None:
             return released.load_members(content, str(self.model)).schema
-        return declared(self.folder / str(self.schema_file))
+        found = declared(self.folder / str(self.schema_file))
+        if isinstance(found, RatingSchema):
+            raise UsageError("ratings are fitted at one place so far; a study takes tables and images")
+        return found
 
     def study(self, publics: Mapping[str, str], coordinator: str) -> Study:
         """What all places agree on. Errors: UsageError for what does not go together; PrivacyRefused."""
@@ -369,8 +373,8 @@ class Terms(BaseModel):
         return study
 
 
-def declared(path: Path) -> Schema | ImageSchema:
-    """The schema in a file: of a table, or of images (height, width, and classes: a number, or their names).
+def declared(path: Path) -> Facts:
+    """The schema in a file: of a table, of ratings, or of images (height, width, and classes: a number, or names).
 
     Errors: UsageError for anything else.
     """
@@ -380,7 +384,7 @@ def declared(path: Path) -> Schema | ImageSchema:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path.name} is not valid TOML: {error}") from None
     if "height" not in fields:
-        return Schema.load(path)
+        return read_schema(path)
     if isinstance(fields.get("classes"), int):
         fields["classes"] = [str(number) for number in range(fields["classes"])]
     return files.made(ImageSchema, fields, path.name)

@@ -1,6 +1,8 @@
-"""Fitted models and the records that they speak: DataFrames of a table, arrays of images."""
+"""Fitted models and the records that they speak: DataFrames of a table or of ratings, arrays of images."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,14 +11,18 @@ from numpy.typing import NDArray
 
 from privae.data.codec import Codec
 from privae.data.images import ImageSchema
+from privae.data.ratings import Profiles, RatingSchema, named, profiles, table_of
 from privae.data.schema import Schema
+from privae.data.values import canonical, category_codes
 from privae.errors import UsageError
 from privae.models.image import ImageModel
 from privae.models.latent import LatentModel
 from privae.models.likelihoods import Categorical
+from privae.models.preferences import PreferenceModel
 from privae.models.table import TableModel
 
 Floats = NDArray[np.float64]
+_PERSONS = 256  # whose scores of all items are held at once
 
 
 @dataclass(frozen=True)
@@ -131,12 +137,97 @@ class FittedImages:
         return np.ascontiguousarray(data)
 
 
+@dataclass(frozen=True)
+class FittedRatings:
+    """A model of preferences: tables of ratings in, and out. A record is a person, in order of first appearance."""
+
+    schema: RatingSchema
+    model: PreferenceModel
+    kind: str = "ratings"
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """The catalogue."""
+        assert self.schema.items != "bought"
+        return self.schema.items
+
+    def profiles(self, data: pd.DataFrame) -> Profiles:
+        """What each person of a table likes."""
+        return profiles(data, self.schema, self.items)
+
+    def sample(self, count: int, seed: int) -> pd.DataFrame:
+        """What `count` new persons like, one row a like."""
+        return table_of(self.model.sample(count, torch.Generator().manual_seed(seed)), self.schema)
+
+    def score(self, data: pd.DataFrame) -> Floats:
+        """Log-likelihood of what every person likes, given how many items, [persons]."""
+        return self.model.log_likelihood(self.profiles(data).likes)
+
+    def embed(self, data: pd.DataFrame) -> Floats:
+        """Codes of every person, [persons, k]."""
+        return self.model.embed(self.profiles(data).likes)
+
+    def sampled_scores(self, count: int, data: pd.DataFrame) -> Floats:  # noqa: ARG002
+        """Scores of the model's own persons."""
+        return self.score(self.sample(count, 0))
+
+    def item_codes(self) -> pd.DataFrame:
+        """The codes of the modeled items, with their names: [k, 1 + l]."""
+        names = np.array(self.items, dtype=object)[self.model.kept.numpy()]
+        codes = {f"z{i}": column for i, column in enumerate(self.model.loadings.numpy().T)}
+        return pd.DataFrame({self.schema.item: names, **codes})
+
+    def recommend(self, profile: Any, count: int, *, exclude_seen: bool) -> pd.DataFrame:  # noqa: ANN401
+        """The first `count` items for one person, or for every person of a table; see `VAE.recommend`.
+
+        Edges: where fewer items are left, fewer come.
+        """
+        if count < 1:
+            raise UsageError("the number of items to recommend must be at least 1")
+        table = named(profile, self.schema)
+        read = self.profiles(table)
+        parts = [self._ranked(read, rows, count, exclude_seen) for rows in _blocks(len(read))]
+        empty = np.zeros(0, np.int64)
+        who, rank, what = (np.concatenate([empty, *(p[i] for p in parts)]) for i in range(3))
+        score = np.concatenate([np.zeros(0), *(p[3] for p in parts)])
+        persons, items = (np.array(names, dtype=object) for names in (read.persons, self.items))
+        names = {self.schema.person: persons[who]} if table is profile else {}
+        return pd.DataFrame({**names, "rank": rank, self.schema.item: items[what], "score": score})
+
+    def nearest(self, item: Any, count: int) -> pd.DataFrame:  # noqa: ANN401  the name of one
+        """The items most like one: item, likeness (a cosine). Errors: UsageError for one that is not modeled."""
+        place = int(category_codes([canonical(item) or ""], self.items)[0])
+        alike = self.model.nearest(place)
+        if place < 0 or alike[place] < 0:
+            raise UsageError("this item is not among those that the model knows; see `privae inspect`")
+        order = np.argsort(-alike, kind="stable")
+        order = order[(order != place) & (alike[order] > -1)][:count]
+        names = np.array(self.items, dtype=object)[order]
+        return pd.DataFrame({self.schema.item: names, "likeness": alike[order]})
+
+    def _ranked(self, read: Profiles, rows: slice, count: int, exclude_seen: bool) -> tuple[Any, ...]:
+        """Of some persons: who, rank, item and score, one after another."""
+        likes = read.likes[rows]
+        scores = self.model.recommend(likes)
+        if exclude_seen:
+            who = np.repeat(np.arange(likes.shape[0]), np.diff(likes.indptr))
+            scores[who, likes.indices] = -np.inf
+        count = min(count, scores.shape[1])
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+        found = np.take_along_axis(scores, order, 1)
+        who, rank = np.nonzero(np.isfinite(found))
+        return who + rows.start, rank + 1, order[who, rank], found[who, rank]
+
+
 Fitted = FittedTable | FittedImages
 """A fitted model together with the public schema that its records are read by."""
+AnyFitted = Fitted | FittedRatings
 
 
-def belongs(fitted: Fitted) -> bool:
+def belongs(fitted: AnyFitted) -> bool:
     """Whether a model takes the records of its schema, so that none makes it fail or fill the memory."""
+    if isinstance(fitted, FittedRatings):
+        return fitted.schema.items != "bought" and len(fitted.schema.items) == len(fitted.model.popularity)
     if isinstance(fitted, FittedTable):
         table, sizes = fitted.model, tuple(fitted.codec.sizes.tolist())
         if isinstance(table, TableModel):
@@ -144,6 +235,10 @@ def belongs(fitted: Fitted) -> bool:
         return isinstance(table.likelihood, Categorical) and table.likelihood.sizes == sizes
     model, pixels = fitted.model, fitted.schema.height * fitted.schema.width
     return pixels == (model.likelihood.size if isinstance(model, LatentModel) else model.height * model.width)
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + _PERSONS, count)) for start in range(0, count, _PERSONS))
 
 
 def unit(images: torch.Tensor) -> torch.Tensor:

@@ -16,18 +16,28 @@ from torch import nn
 
 from privae.data.codec import Codec
 from privae.data.images import ImageSchema, label_codes
+from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.data.values import column_of
 from privae.errors import DataError, PrivacyRefused, UsageError
 from privae.models.image import ImageModel
 from privae.models.latent import LatentModel
 from privae.models.likelihoods import Categorical, of_pixels
+from privae.models.preferences import PreferenceModel
 from privae.models.table import TableModel
 from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
-from privae.recipes import gradients, image, table
-from privae.recipes.fitted import Fitted, FittedImages, FittedTable, belongs, no_labels, unit
+from privae.recipes import gradients, image, ratings, table
+from privae.recipes.fitted import (
+    AnyFitted,
+    FittedImages,
+    FittedRatings,
+    FittedTable,
+    belongs,
+    no_labels,
+    unit,
+)
 from privae.recipes.gradients import Training
 from privae.recipes.phases import CATEGORIES, Budget, Draft, Run, statistics
 
@@ -179,15 +189,92 @@ class ImageRecipe:
         return copy.deepcopy(self.network) or gradients.default_network(size, self.classes, self.training)
 
 
-def to_members(fitted: Fitted) -> tuple[dict[str, bytes], dict[str, torch.Tensor]]:
+@dataclass(frozen=True)
+class RatingRecipe:
+    """How ratings are fitted: items, popularity and one Gram matrix; see `recipes.ratings`."""
+
+    schema: RatingSchema
+
+    def draft(self, budget: Budget) -> Draft:
+        """The phases of the fit. Errors: UsageError for a schema that cannot be fitted."""
+        ratings.check(self.schema, budget)
+        return ratings.draft(self.schema, budget)
+
+    def check(self, data: pd.DataFrame, labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
+        """Refuse labels, which ratings have not."""
+        if labels is not None:
+            raise UsageError("ratings have no labels y; name what counts as liked in the schema")
+
+    def fit(self, run: Run, data: pd.DataFrame, labels: NDArray[Any] | None = None) -> FittedRatings:  # noqa: ARG002
+        """Fit as the plan says."""
+        return FittedRatings(*ratings.fit(run, data, self.schema))
+
+
+Recipe = TableRecipe | ImageRecipe | RatingRecipe
+Facts = Schema | ImageSchema | RatingSchema
+
+
+def as_declared(schema: Facts, plan: Plan) -> Facts:
+    """A fitted schema as it was before anything of it was bought."""
+    if isinstance(schema, RatingSchema):
+        return ratings.as_declared(schema, plan)
+    return table.as_declared(schema, plan) if isinstance(schema, Schema) else schema
+
+
+def data_of(x: Any, y: Any, schema: Facts | None, classes: int | tuple[str, ...] | None) -> tuple[Any, Facts]:  # noqa: ANN401
+    """The records in the form that a recipe takes, and their public facts. Errors: UsageError, DataError."""
+    if isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.ndim == 3:
+        if isinstance(schema, Schema | RatingSchema):
+            raise UsageError("the schema is that of a table, but the data are images")
+        return x, schema or image_schema(x.shape[1:], classes, labelled=y is not None)
+    if isinstance(schema, RatingSchema):
+        if not isinstance(x, pd.DataFrame):
+            raise DataError("ratings must be a pandas DataFrame, one row a rating")
+        return x, schema.ordered([str(name) for name in x.columns])
+    return _table(x, y, schema)
+
+
+def image_schema(
+    shape: tuple[int, ...], classes: int | tuple[str, ...] | None, *, labelled: bool
+) -> ImageSchema:
+    """The public facts of images: their shape, and classes declared, to be bought (labels without), or none."""
+    height, width = int(shape[0]), int(shape[1])
+    if isinstance(classes, int):
+        if classes < 1:
+            raise UsageError("classes must be at least 1: how many different labels there are")
+        return ImageSchema.with_class_count(height, width, classes)
+    return ImageSchema(height=height, width=width, classes=classes or ("bought" if labelled else None))
+
+
+def _table(x: Any, y: Any, schema: Facts | None) -> tuple[pd.DataFrame, Schema]:  # noqa: ANN401
+    """A DataFrame with its label, and the schema in the order of its columns."""
+    if isinstance(schema, Schema) and isinstance(x, np.ndarray) and x.ndim == 2:
+        names = [column.name for column in schema.kept][: x.shape[1]]
+        if len(names) < x.shape[1]:
+            raise UsageError("the array has more columns than the schema keeps; give a DataFrame")
+        x = pd.DataFrame(x, columns=names)
+    if not isinstance(x, pd.DataFrame):
+        raise DataError("the data must be a pandas DataFrame, or images as a uint8 array [n, height, width]")
+    if not isinstance(schema, Schema):
+        raise UsageError("a table needs a schema; draft one with: privae schema patients.csv")
+    if y is not None and schema.label is not None and schema.label not in x.columns:
+        if len(y) != len(x):
+            raise UsageError("there must be one label y a row")
+        x = x.assign(**{schema.label: column_of(y).set_axis(x.index)})
+    x = x.set_axis([str(name) for name in x.columns], axis=1)
+    return x, schema.ordered(list(x.columns))
+
+
+def to_members(fitted: AnyFitted) -> tuple[dict[str, bytes], dict[str, torch.Tensor]]:
     """What a model file stores of a fitted model: JSON members, and tensors."""
-    schema = fitted.schema.dumps() if isinstance(fitted.schema, Schema) else fitted.schema.model_dump_json()
+    declared = fitted.schema
+    schema = declared.model_dump_json() if isinstance(declared, ImageSchema) else declared.dumps()
     config = {"kind": fitted.kind, "model": type(fitted.model).__name__, "config": fitted.model.config()}
     members = {"schema": schema.encode(), "model.json": json.dumps(config).encode()}
     return members, fitted.model.state()
 
 
-def archived(fitted: Fitted, plan: Plan, guarantee: Guarantee, ledger: Ledger) -> dict[str, bytes]:
+def archived(fitted: AnyFitted, plan: Plan, guarantee: Guarantee, ledger: Ledger) -> dict[str, bytes]:
     """The members of a model file: model, schema, plan, guarantee and ledger."""
     members, state = to_members(fitted)
     return members | {
@@ -204,7 +291,7 @@ def recipe_of(schema: Schema | ImageSchema, plan: Plan) -> TableRecipe | ImageRe
     return made(schema, plan.recipe == "gradients", Training.of(plan))  # type: ignore[arg-type]
 
 
-def identity(fitted: Fitted, ledger_head: str) -> str:
+def identity(fitted: AnyFitted, ledger_head: str) -> str:
     """A name for one fit, of its ledger and its numbers: fits of the same plan on one day have the same ledger."""
     hashed = hashlib.sha256(ledger_head.encode())
     for name, tensor in sorted(fitted.model.state().items()):
@@ -221,14 +308,18 @@ def needs_network(members: dict[str, bytes]) -> bool:
 
 def from_members(
     members: dict[str, bytes], state: dict[str, torch.Tensor], network: nn.Module | None = None
-) -> FittedTable | FittedImages:
+) -> AnyFitted:
     """Inverse of `to_members`; a network of one's own must be given again."""
     stored = json.loads(members["model.json"])
-    loads: dict[str, Any] = {"TableModel": TableModel.load, "ImageModel": ImageModel.load}
+    loads: dict[str, Any] = {
+        model.__name__: model.load for model in (TableModel, ImageModel, PreferenceModel)
+    }
     loads["LatentModel"] = lambda config, tensors: LatentModel.load(config, tensors, network)
     model, schema = loads[stored["model"]](stored["config"], state), members["schema"]
     if stored["kind"] == "table":
-        fitted: Fitted = FittedTable(Schema.loads(schema.decode()), model)
+        fitted: AnyFitted = FittedTable(Schema.loads(schema.decode()), model)
+    elif stored["kind"] == "ratings":
+        fitted = FittedRatings(RatingSchema.loads(schema.decode()), model)
     else:
         fitted = FittedImages(ImageSchema.model_validate_json(schema), model)
     if not belongs(fitted):

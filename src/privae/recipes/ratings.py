@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from privae.data.ratings import RatingSchema, profiles
-from privae.data.values import canonical, distinct
+from privae.data.values import distinct
 from privae.errors import DataError, UsageError
 from privae.models.preferences import PreferenceModel
+from privae.plan import Plan, Setting
 from privae.privacy import accountant
 from privae.privacy.sampling import PERSON
 from privae.recipes.phases import CATEGORIES, Budget, Draft, Released, Run, statistics
-from privae.recipes.table import CATEGORY_SHARE, threshold
+from privae.recipes.table import BOUGHT, CATEGORY_SHARE, threshold
 from privae.sums import likes as sums
 from privae.sums.likes import UNIT, Gram
 
@@ -33,7 +34,7 @@ _MOST_MODELED = 4096  # items of a Gram matrix
 _FEWEST_MODELED = 100  # of a large catalogue, however few persons there are
 _UNDECLARED = 400  # modeled where nobody said how many persons there are
 _ITEMS_A_PERSON = 3.0  # n mu over the modeled items, at which the Gram matrix of a large catalogue is best
-_NEEDED = 15.0  # n mu over the modeled items, from which half of the Gram matrix is signal
+_NEEDED = 15.0  # n mu over the items, or 100 popular ones, from which half of their Gram matrix is signal
 _RIDGES = (4.0, 8.0)  # times the edge of the noise, of up to 100 modeled items, and of more
 _TRUSTED = 0.2  # signal of a Gram matrix from which it, and not popularity, recommends
 _LATENT = 50
@@ -86,12 +87,21 @@ def draft(schema: RatingSchema, budget: Budget) -> Draft:
     return Draft(
         recipe="ratings",
         phases=phases,
-        settings={"unit": PERSON, "modeled": sizes.modeled, "ridge": sizes.ridge},
-        rows_needed=lambda noisy: _NEEDED * sizes.modeled * noisy[-1].mechanism().std,
+        settings={"unit": PERSON, "modeled": sizes.modeled, "ridge": sizes.ridge, **_bought(schema)},
+        rows_needed=lambda noisy: _NEEDED * min(sizes.modeled, _FEWEST_MODELED) * noisy[-1].mechanism().std,
         seconds=3.0 + 4e-10 * sizes.modeled**3 + 1e-4 * (budget.rows or 10_000),
         megabytes=300 + 60e-6 * sizes.modeled**2 + 2e-3 * (budget.rows or 10_000),
         notes=notes,
     )
+
+
+def _bought(schema: RatingSchema) -> dict[str, Setting]:
+    return {BOUGHT: "items"} if schema.items == "bought" else {}
+
+
+def as_declared(schema: RatingSchema, plan: Plan) -> RatingSchema:
+    """A fitted schema as it was before its items were bought."""
+    return schema.model_copy(update={"items": "bought"}) if plan.settings.get(BOUGHT) else schema
 
 
 def fit(run: Run, frame: pd.DataFrame, schema: RatingSchema) -> tuple[RatingSchema, PreferenceModel]:
@@ -211,11 +221,3 @@ def check(schema: RatingSchema, budget: Budget) -> None:
         raise UsageError("strict is for tables: of ratings, rows about other items take no part")
     if budget.fidelity:
         raise UsageError("fidelity is for tables and images; ratings have no decoder to refine")
-
-
-def named(profile: Any, schema: RatingSchema) -> pd.DataFrame:  # noqa: ANN401  names of items, or a table
-    """A profile as the schema's table: a table as it is, or the names of items that one person likes."""
-    if isinstance(profile, pd.DataFrame):
-        return profile
-    columns = dict.fromkeys(schema.columns, "1") | {schema.item: [canonical(one) for one in profile]}
-    return pd.DataFrame(columns | ({} if schema.value is None else {schema.value: schema.like}))

@@ -26,7 +26,7 @@ class Model(BaseModel):
 
     model_config = _STRICT
 
-    kind: Literal["table", "image"]
+    kind: Literal["table", "image", "ratings"]
     sha256: _Hash
     schema_hash: _Hash
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from privae.cli import examples
 from privae.cli import options as given
 from privae.cli.terminal import Terminal, aligned
-from privae.errors import PrivacyRefused
+from privae.errors import PrivacyRefused, UsageError
 from privae.service.commands import check_output, encrypted
 
 if TYPE_CHECKING:
@@ -163,7 +163,12 @@ def _loaded(model: Path, *, plain: bool) -> "VAE":
 def _served(fitted: "VAE", outputs: list[str], precision: str, known: "Offer | None" = None) -> "Served":
     """A model, compiled."""
     from privae.encrypted.offer import served
+    from privae.recipes.fitted import FittedRatings
 
+    if isinstance(fitted.fitted_, FittedRatings):
+        raise UsageError(
+            "models of ratings are not computed on ciphertexts: whoever has the model recommends locally"
+        )
     return served(fitted.fitted_, fitted.identity, [name.strip() for name in outputs], precision, known)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from privae import files
 from privae.errors import ArtifactError, DataError, PrivacyRefused, UsageError
-from privae.plan import Plan, sampler_delta
+from privae.plan import Phase, Plan, sampler_delta
 from privae.privacy.ledger import Charge, Ledger
 from privae.privacy.mechanism import Event
 from privae.privacy.noise import NoiseSource
-from privae.privacy.sampling import CLIENT
+from privae.privacy.sampling import PERSON
 from privae.training.state import FORGETFUL, Checkpoint, Keeper
 from privae.training.watch import Watch
 
@@ -126,7 +126,7 @@ class Books:
         cap = self._shared.cap
         if cap is None:
             raise UsageError("this ledger has no cap; open one for the data set with: privae ledger open")
-        self._shared.spend(whole_plan(self.plan, cap.epsilon))
+        self._shared.spend(whole_plan(self.plan, cap.epsilon, self._shared.unit))
         return self._shared.head
 
     def _resume(self, path: Path) -> None:
@@ -205,20 +205,34 @@ def ends(own: Ledger, plan: Plan, phase: str, event: Event) -> bool:
     return planned is not None and own.charged(phase) + event.steps == planned.steps
 
 
-def whole_plan(plan: Plan, cap: float) -> list[Charge]:
-    """All charges of a plan, for the ledger of a data set, whose cap is an epsilon of `cap`.
+def whole_plan(plan: Plan, cap: float, unit: str = "record") -> list[Charge]:
+    """All charges of a plan, for the ledger of a data set that protects each `unit`, with an epsilon of `cap`.
 
-    It is a ledger of records: a plan that bounds a whole client's part by C moves it by at most 2C when one record
-    comes or goes, so its noise counts half.
+    Errors: PrivacyRefused, by the ledger, for a plan that protects less than its unit.
     """
-    half = 0.5 if plan.unit == CLIENT else 1.0
     # the sampler's share of delta at the cap's epsilon, which is what the ledger promises
     added = plan.delta_threshold + sampler_delta(max(plan.epsilon, cap))
+    charged = plan.unit if plan.unit == unit else "record"
     return [
-        Charge(plan.hash, plan.schema_hash, phase.name, event, added_delta=0.0 if i else added)
+        Charge(plan.hash, plan.schema_hash, phase.name, event, unit=charged, added_delta=0.0 if i else added)
         for i, phase in enumerate(plan.phases)
-        for event in [replace(phase.event(), noise_multiplier=phase.event().noise_multiplier * half)]
+        for event in [
+            replace(
+                phase.event(), noise_multiplier=phase.event().noise_multiplier * _part(plan, phase, charged)
+            )
+        ]
     ]
+
+
+def _part(plan: Plan, phase: Phase, unit: str) -> float:
+    """How much of a phase's noise counts in a ledger of smaller units than the plan's.
+
+    privacy: a record that comes or goes replaces the part of the client, or of the person, that it belongs to: a
+    client's, bounded by C, moves by at most 2C, and a person's by the phase's replace-one ratio.
+    """
+    if plan.unit == unit:
+        return 1.0
+    return 1.0 / phase.replace_ratio if plan.unit == PERSON else 0.5
 
 
 def charges_of(ledger: Ledger) -> list[tuple[str, Event]]:
