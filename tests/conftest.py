@@ -59,6 +59,26 @@ def facts():
 
 
 @pytest.fixture(scope="session")
+def plays():
+    """A function of (persons, seed): ratings of twelve items by persons of two tastes; `schema` is theirs."""
+    from privae.data.ratings import RatingSchema
+
+    items = [f"{taste}{i}" for taste in "xy" for i in range(6)]
+
+    def made(persons, seed=0):
+        rng = np.random.default_rng(seed)
+        taste = rng.integers(0, 2, persons)
+        chance = np.where((np.arange(12) < 6) == (taste[:, None] == 0), 0.6, 0.05)
+        who, what = np.nonzero(rng.random((persons, 12)) < chance)
+        return pd.DataFrame(
+            {"who": who, "what": np.array(items)[what], "stars": rng.choice([4, 5], len(who))}
+        )
+
+    made.schema = RatingSchema(person="who", item="what", value="stars", like=4, items=tuple(items))
+    return made
+
+
+@pytest.fixture(scope="session")
 def people():
     """A function of (n, seed): a table whose columns hang together."""
 

@@ -48,6 +48,29 @@ def neighbors(frame):
     ]
 
 
+@pytest.mark.parametrize("options", [{}, {"rows": 800}])
+def test_ratings_are_fitted_whatever_their_cells_are(transcript, plays, options):
+    frame = plays(800)
+    timed = plays.schema.model_copy(update={"time": "when"})
+    frame = frame.assign(when=range(len(frame)))
+    first = transcript(VAE(5.0, **options), frame, schema=timed)
+    assert first["outcome"] == "fitted"
+    bad = garbled(frame.iloc[:300])
+    one = frame.astype(object).assign(who="one")
+    for other in (
+        frame.iloc[1:],
+        garbled(frame),
+        pd.concat([frame.astype(object), bad]),
+        one,
+        frame.iloc[:0],
+        frame.assign(who=None),
+    ):
+        again = transcript(VAE(5.0, **options), other, schema=timed, replay=first["released"])
+        assert again["outcome"] == "fitted"
+        assert again["told"] == first["told"]
+        assert again["vae"].ledger.events == first["vae"].ledger.events
+
+
 @pytest.mark.parametrize("options", [{}, {"rows": 30, "recipe": "gradients", "training": SMALL}])
 def test_a_table_is_fitted_whatever_its_cells_are(transcript, people, facts, options):
     frame = people(1500)

@@ -4,6 +4,7 @@ Add-or-remove: the weighted L2 distance of the totals is at most the phase's sen
 replace_ratio times that. Records are arbitrary: garbage cells, images of any pixels, any label.
 """
 
+import json
 import math
 
 import numpy as np
@@ -15,11 +16,14 @@ from hypothesis import strategies as st
 
 from privae.data.codec import Codec, text_codes
 from privae.data.column import Column
+from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
+from privae.data.values import distinct
 from privae.privacy.noise import NoiseSource
-from privae.recipes import gradients, image, table
+from privae.recipes import gradients, image, ratings, table
 from privae.recipes.gradients import Training
 from privae.recipes.phases import CATEGORIES, Budget, Run, plan_of
+from privae.sums.likes import UNIT
 from privae.training.watch import Silent
 
 ROUNDING = 1 + 1e-12  # of this test's own norms
@@ -247,3 +251,56 @@ def label_plan():
     network = gradients.default_network(2, 3, training)
     budget = Budget(math.inf, 1e-6, 100)
     return plan_of(gradients.draft(2, 3, network, training, budget), budget, "schema", "source")
+
+
+# --- ratings ----------------------------------------------------------------------------------------------
+
+WORDS = ("a", "b", "c", "d", "e")
+rating = st.tuples(st.sampled_from(WORDS) | cell, st.sampled_from([1, 5, 5]) | cell)
+person = st.lists(rating, max_size=8)
+
+
+def rating_table(persons):
+    rows = [(who, *row) for who, theirs in enumerate(persons) for row in theirs]
+    return pd.DataFrame(rows, columns=["who", "what", "stars"], dtype=object)
+
+
+@pytest.mark.parametrize("items", [WORDS, "bought"])
+@settings(max_examples=60, deadline=None)
+@given(records=st.lists(person, min_size=1, max_size=4), put=person, taken=st.integers(0, 3))
+def test_ratings_of_any_persons(items, records, put, taken):
+    """A record is a person, with any number of rows; items are laid out by text before they are compared."""
+    schema = RatingSchema(person="who", item="what", value="stars", like=3, items=items)
+    budget = Budget(1.0, 1e-6, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ratings, "_FEWEST_MODELED", 3)
+        plan = plan_of(ratings.draft(schema, budget), budget, schema.hash, "source")
+    everything = sorted(distinct(rating_table([*records, put])["what"])[1])
+    answers = {
+        CATEGORIES: [np.frombuffer(json.dumps([(word, 50.0 * UNIT) for word in WORDS]).encode(), np.uint8)],
+        "popularity": [np.array([50.0, 10.0, 40.0, 20.0, 30.0]) * UNIT],
+        "gram matrix": [np.full(3, 50.0 * UNIT), np.full(3, 20.0 * UNIT)],
+        "lengths": [np.full(24, 50.0)],
+    }
+
+    def totals_of(chosen):
+        run, frame = Replay(plan, dict(answers)), rating_table(chosen)
+        ratings.fit(run, frame, schema)
+        if items == "bought":
+            counts, weight = run.totals[CATEGORIES][0]
+            held = dict(zip(sorted(distinct(frame["what"])[1]), counts, strict=True))
+            laid = np.array([held.get(text, 0) for text in everything], np.int64)
+            run.totals[CATEGORIES] = [(laid, weight)]
+        return run.totals
+
+    obeys(plan, totals_of, records, min(taken, len(records) - 1), put)
+
+
+def test_a_person_uses_up_the_sensitivity_of_likes():
+    schema = RatingSchema(person="who", item="what", items=WORDS)
+    plan = plan_of(ratings.draft(schema, Budget(1.0, 1e-6)), Budget(1.0, 1e-6), schema.hash, "source")
+    run = Replay(plan, {"gram matrix": [np.full(5, 50.0 * UNIT), np.full(10, 20.0 * UNIT)]})
+    ratings.fit(run, rating_table([[(word, 5) for word in WORDS]]), schema)
+    for name, totals in run.totals.items():
+        moved = math.sqrt(math.fsum(float(w * c) ** 2 for block, w in totals for c in block.tolist()))
+        assert 0.999 < moved <= plan.phase(name).sensitivity, name

@@ -22,6 +22,8 @@ CASES = [
     ({"epsilon": 3.0, "rows": 30, "recipe": "gradients", "training": SMALL}, "table"),
     ({"epsilon": 3.0, "classes": 2, "fidelity": False}, "image"),
     ({"epsilon": 3.0, "classes": 2, "rows": 30, "recipe": "gradients", "training": SMALL}, "image"),
+    ({"epsilon": 3.0, "rows": 3000}, "ratings"),
+    ({"epsilon": 3.0}, "ratings"),
 ]
 
 
@@ -45,9 +47,12 @@ def told(result):
 
 @pytest.mark.parametrize(("options", "kind"), CASES)
 def test_all_but_the_releases_is_the_same_for_any_data_of_any_size(
-    transcript, people, pictures, facts, options, kind
+    transcript, people, pictures, plays, facts, options, kind
 ):
-    if kind == "table":
+    if kind == "ratings":
+        data = [(plays(n, seed),) for n, seed in ((3000, 0), (777, 1), (0, 2))]
+        more = {"schema": plays.schema}
+    elif kind == "table":
         data = [(people(n, seed),) for n, seed in ((3000, 0), (777, 1), (0, 2))]
         more = {"schema": facts}
     else:

@@ -285,6 +285,8 @@ def _coins(
     from privae.cli import auditing
 
     planting, (split, resume) = audit is given.AuditKind.STANDARD, how
+    if planting and plan.recipe == "ratings":
+        raise UsageError("canaries are not planted among ratings yet; fit with --audit none")
     coins = auditing.coins_for(plan.rows, target, planting=planting, split=split, resume=resume)
     if coins is not None:
         out.note(auditing.coins_text(coins, plan.delta))

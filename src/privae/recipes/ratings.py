@@ -81,14 +81,14 @@ def draft(schema: RatingSchema, budget: Budget) -> Draft:
     numbers = sizes.modeled * (sizes.modeled + 1) // 2
     phases = (
         *first,
-        statistics(LENGTHS, _LENGTH_SHARE * rest, 1.0, root, size=_BINS),
         statistics(GRAM, (1.0 - _LENGTH_SHARE) * rest, 1.0, root, size=numbers),
+        statistics(LENGTHS, _LENGTH_SHARE * rest, 1.0, root, size=_BINS),
     )
     return Draft(
         recipe="ratings",
         phases=phases,
         settings={"unit": PERSON, "modeled": sizes.modeled, "ridge": sizes.ridge, **_bought(schema)},
-        rows_needed=lambda noisy: _NEEDED * min(sizes.modeled, _FEWEST_MODELED) * noisy[-1].mechanism().std,
+        rows_needed=lambda noisy: _NEEDED * min(sizes.modeled, _FEWEST_MODELED) * noisy[-2].mechanism().std,
         seconds=3.0 + 4e-10 * sizes.modeled**3 + 1e-4 * (budget.rows or 10_000),
         megabytes=300 + 60e-6 * sizes.modeled**2 + 2e-3 * (budget.rows or 10_000),
         notes=notes,
@@ -121,8 +121,8 @@ def fit(run: Run, frame: pd.DataFrame, schema: RatingSchema) -> tuple[RatingSche
         popular = _released_popularity(run, liked)
     kept = np.arange(modeled) if popular is None else np.sort(np.argsort(-popular, kind="stable")[:modeled])
     mine = liked[:, kept]
-    shares = _released_lengths(run, mine)
     released = _released_gram(run, mine)
+    shares = _released_lengths(run, mine, released)
     if popular is None:
         popular = np.maximum(released.matrix.sum(1), 0.0)
     return schema, _model(released, (kept, np.maximum(popular, 0.0), shares), float(ridge or 0.0))
@@ -178,29 +178,33 @@ def _released_popularity(run: Run, liked: csr_array) -> NDArray[np.float64]:
     return found
 
 
-def _released_lengths(run: Run, liked: csr_array) -> NDArray[np.float64]:
-    """Shares of persons by how many items they like; what noise cannot tell from none is none."""
-    run.watch.phase(LENGTHS, 1)
-    counts = run.release(LENGTHS, [(sums.lengths(liked), 1.0)])[0].astype(np.float64)
+def _released_gram(run: Run, liked: csr_array) -> Gram:
+    """Errors: DataError where as few persons as it tells could be none: its trace counts those who like anything."""
+    run.watch.phase(GRAM, 1)
+    diagonal, above = sums.gram(liked)
+    blocks = run.release(GRAM, [(diagonal, 1.0 / UNIT), (above, math.sqrt(2.0) / UNIT)])
     run.watch.advance(1)
-    deviation = run.deviation(LENGTHS)
-    if counts.sum() <= max(_CERTAIN * deviation * math.sqrt(_BINS), 1.0):
+    released = sums.unpacked(blocks[0], blocks[1], run.deviation(GRAM))
+    size = len(released.matrix)
+    if released.persons <= max(_CERTAIN * released.deviation * math.sqrt(size), 1.0):
         raise DataError(
             "the released number of persons cannot be told from none at this epsilon: too few persons, or hardly any "
             "row is liked; give more persons, a larger epsilon, or mend the schema"
         )
-    known = np.where(counts > 3.0 * deviation, counts, 0.0)
-    known = known if known.any() else (counts == counts.max()).astype(np.float64)
+    return released
+
+
+def _released_lengths(run: Run, liked: csr_array, released: Gram) -> NDArray[np.float64]:
+    """Shares of persons by how many items they like; where noise drowns them, all like the mean number."""
+    run.watch.phase(LENGTHS, 1)
+    counts = run.release(LENGTHS, [(sums.lengths(liked), 1.0)])[0].astype(np.float64)
+    run.watch.advance(1)
+    known = np.where(counts > 3.0 * run.deviation(LENGTHS), counts, 0.0)
+    if not known.any():
+        mean = min(max(float(released.matrix.sum()) / released.persons, 1.0), float(len(released.matrix)))
+        known[int(math.log2(mean))] = 1.0
     found: NDArray[np.float64] = known / known.sum()
     return found
-
-
-def _released_gram(run: Run, liked: csr_array) -> Gram:
-    run.watch.phase(GRAM, 1)
-    diagonal, above = sums.gram(liked)
-    released = run.release(GRAM, [(diagonal, 1.0 / UNIT), (above, math.sqrt(2.0) / UNIT)])
-    run.watch.advance(1)
-    return sums.unpacked(released[0], released[1], run.deviation(GRAM))
 
 
 def _model(released: Gram, known: tuple[Any, Any, Any], ridge: float) -> PreferenceModel:

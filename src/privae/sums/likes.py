@@ -43,6 +43,11 @@ class Gram:
         return math.sqrt(2.0 * len(self.matrix)) * self.deviation
 
     @property
+    def persons(self) -> float:
+        """How many persons like at least one of the items: each adds 1 to the trace."""
+        return float(np.trace(self.matrix))
+
+    @property
     def signal(self) -> float:
         """Share of what popularity alone does not explain that is not noise: 0 (nothing can be seen) to 1.
 
