@@ -355,9 +355,9 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if isinstance(schema, ImageSchema):
             return ImageRecipe(schema, by_gradients, training, self.network)
         if isinstance(schema, RatingSchema):
-            if by_gradients:
-                raise UsageError('ratings are fitted from statistics; leave out recipe="gradients"')
-            return RatingRecipe(schema)
+            if self.network is not None:
+                raise UsageError("ratings take no network of your own; leave it out")
+            return RatingRecipe(schema, by_gradients, training)
         return TableRecipe(schema, by_gradients, training, self.network)
 
     def _data(self, x: Any, y: Any, schema: Facts | None) -> tuple[Any, Facts]:  # noqa: ANN401

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from privae.models.preferences import PreferenceModel
+from privae.models.preferences import PreferenceModel, nearest
 
 
 def model(personal=True, latent=2):
@@ -82,11 +82,11 @@ def test_the_evidence_is_that_of_an_integral_over_codes_near_zero():
 
 
 def test_nearest_items_have_the_same_direction_and_unmodeled_ones_none():
-    alike = model().nearest(1)
+    alike = nearest(model(), 1)
     assert alike[2] > 0.9 > -0.9 > alike[5]
     assert alike[0] == alike[3] == -1
-    assert (model().nearest(0) == -1).all()
-    assert (model(latent=0).nearest(1) == -1).all()
+    assert (nearest(model(), 0) == -1).all()
+    assert (nearest(model(latent=0), 1) == -1).all()
 
 
 def test_a_model_comes_back_from_its_state_and_tensors_that_do_not_fit_are_refused():

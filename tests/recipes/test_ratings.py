@@ -6,9 +6,10 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.exceptions import NotFittedError
 
-from privae import VAE
+from privae import VAE, Training
 from privae.audit.coins import Coins
 from privae.data.ratings import RatingSchema
 from privae.errors import ArtifactError, DataError, PrivacyRefused, UsageError
@@ -172,6 +173,31 @@ def test_of_a_large_catalogue_the_popular_items_are_modeled(monkeypatch):
     assert {name[:4] for name in model.recommend(["x0"], n=50)["what"][-20:]} <= {"rare", *ITEMS}
 
 
+@pytest.mark.parametrize("epsilon", [math.inf, 8.0])
+def test_a_multinomial_network_by_gradients_of_persons_finds_tastes_too(epsilon, tmp_path):
+    training = Training(latent=2, hidden=(16,), steps=120, batch=300, learning_rate=2e-2)
+    model = VAE(epsilon, 1e-6, rows=3000, recipe="gradients", schema=SCHEMA, training=training)
+    model.fit(plays(3000), noise=NoiseSource(bytes(32)))
+    assert (model.guarantee.unit, model.guarantee.epsilon) == ("person", pytest.approx(epsilon, abs=0.1))
+    assert [phase.name for phase in model.plan_.phases] == ["lengths", "gradients"]
+    tastes = [{name[0] for name in model.recommend([f"{t}0", f"{t}1"], n=4)["what"]} for t in "xy"]
+    assert tastes == [{"x"}, {"y"}]
+    model.save(tmp_path / "m.privae")
+    again, frame = VAE.load(tmp_path / "m.privae"), plays(40, 3)
+    for made in (
+        lambda m: m.transform(frame),
+        lambda m: m.score_samples(frame),
+        lambda m: m.sample(9, seed=0),
+    ):
+        assert np.array_equal(made(model), made(again))
+    assert model.transform(frame.iloc[:0]).shape == (0, 2)
+    assert again._twin()[0].plan(SCHEMA) == model.plan_
+    assert len(model.nearest("x0", 3)) == 3
+    bought = SCHEMA.model_copy(update={"items": "bought"})
+    with pytest.raises(UsageError, match="declared catalogue"):
+        model.plan(bought)
+
+
 def test_sizes_follow_from_the_declared_catalogue_and_persons_alone():
     wide = SCHEMA.model_copy(update={"items": tuple(f"i{i}" for i in range(5000))})
 
@@ -211,7 +237,13 @@ def test_a_ledger_of_records_counts_a_person_as_replaced_and_one_of_persons_as_i
     [
         ({"strict": True}, None, "strict is for tables"),
         ({"fidelity": True}, None, "fidelity is for tables"),
-        ({"recipe": "gradients", "rows": 9}, None, "fitted from statistics"),
+        ({"recipe": "gradients"}, None, "public divisor"),
+        (
+            {"recipe": "gradients", "rows": 9, "training": Training(share="decoder")},
+            None,
+            "the whole network",
+        ),
+        ({"recipe": "gradients", "rows": 9, "network": torch.nn.Identity()}, None, "no network of your own"),
         ({}, np.zeros((3, 2)), "must be a pandas DataFrame"),
         ({}, pd.DataFrame({"who": [1], "what": ["x0"]}), "no column 'stars'"),
         ({}, np.zeros((3, 2, 2), np.uint8), "the data are images"),

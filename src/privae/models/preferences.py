@@ -1,13 +1,17 @@
-"""The fitted model of preferences: a linear autoencoder that recommends, and a decoder of shares that generates."""
+"""Fitted models of preferences: a linear autoencoder with a decoder of shares; and a multinomial VAE by gradients."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
+
+from privae.models.latent import LatentModel
+from privae.models.networks import Network
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -36,6 +40,11 @@ class PreferenceModel:
     def personal(self) -> bool:
         """Whether what a person likes changes what is recommended."""
         return bool(self.weights.any())
+
+    @property
+    def known(self) -> int:
+        """Items of the catalogue, m."""
+        return len(self.popularity)
 
     @property
     def latent(self) -> int:
@@ -73,28 +82,11 @@ class PreferenceModel:
 
     def sample(self, count: int, generator: torch.Generator) -> csr_array:
         """New persons: how many items each likes, then these, drawn without putting back: [count, m]."""
-        if count == 0:
-            return csr_array((0, len(self.popularity)), dtype=np.int64)
-        bins = torch.multinomial(self.lengths, count, replacement=True, generator=generator)
-        spread = torch.rand(count, generator=generator, dtype=torch.float64)
-        sizes = (2.0**bins * (1.0 + spread)).long().clamp(1, len(self.kept))
-        columns = [self._drawn(part, generator) for part in torch.split(sizes, _PERSONS)]
-        starts = np.concatenate([[0], np.cumsum(sizes.numpy())])
-        places = np.concatenate(columns)
-        shape = (count, len(self.popularity))
-        found = csr_array((np.ones(len(places), np.int64), places, starts), shape=shape)
-        found.sort_indices()
-        return found
 
-    def nearest(self, item: int) -> Array:
-        """How alike every item is to one, by the cosine of their loadings; -1 for what is not modeled: [m]."""
-        found = np.full(len(self.popularity), -1.0)
-        places = np.flatnonzero(self.kept.numpy() == item)
-        if len(places) and self.latent:
-            rows = self.loadings.numpy()
-            rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
-            found[self.kept.numpy()] = rows @ rows[places[0]]
-        return found
+        def logits(z: Tensor) -> Tensor:
+            return self.log_shares + z @ self.loadings.T
+
+        return _drawn(logits, (count, self.latent), self, generator)
 
     def state(self) -> dict[str, Tensor]:
         """Everything learned, by name."""
@@ -127,13 +119,154 @@ class PreferenceModel:
         spectrum, axes = np.linalg.eigh(curvature)
         return chosen @ loadings - counts[:, None] * mean, np.maximum(spectrum, 0.0), axes, counts
 
-    def _drawn(self, sizes: Tensor, generator: torch.Generator) -> Index:
-        """Items of some persons, one person after the other: the largest of logits plus Gumbel noise."""
-        z = torch.randn(len(sizes), self.latent, generator=generator, dtype=torch.float64)
-        logits = self.log_shares + z @ self.loadings.T
-        uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float64)
-        keys = logits - torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
-        order = keys.topk(int(sizes.max()), dim=1).indices
-        mine = torch.arange(order.shape[1])[None] < sizes[:, None]
-        found: Index = self.kept[order[mine]].numpy()
-        return found
+
+@dataclass(frozen=True)
+class PreferenceNetwork:
+    """A multinomial VAE: a person's likes are drawn from the shares that a network decodes.
+
+    vae: of records [n, m] of ones, one block of m cells. lengths: as of `PreferenceModel`.
+    Source: Liang et al. 2018, arXiv:1802.05814.
+    """
+
+    vae: LatentModel
+    lengths: Tensor
+
+    @property
+    def personal(self) -> bool:
+        """Whether what a person likes changes what is recommended."""
+        return True
+
+    @property
+    def known(self) -> int:
+        """Items of the catalogue, m."""
+        return self.vae.likelihood.size
+
+    @property
+    def latent(self) -> int:
+        """Numbers of a code."""
+        return self.vae.latent
+
+    @property
+    def kept(self) -> Tensor:
+        """All items: each is modeled."""
+        return torch.arange(self.known)
+
+    @property
+    def loadings(self) -> Tensor:
+        """The weights of the decoder's last layer, one row an item: [m, h]."""
+        return self._network.decoder.logits.weight.detach().double()
+
+    def recommend(self, likes: csr_array) -> Array:
+        """A score of every item for every person, the logits of the decoded posterior mean: [n, m]."""
+        with torch.no_grad():
+            parts = [self._network.decode(self._network.encode(x, None)[0], None) for x in _dense(likes)]
+        return np.concatenate([np.zeros((0, self.known)), *(part.double().numpy() for part in parts)])
+
+    def embed(self, likes: csr_array) -> Array:
+        """Codes of persons, posterior means: [n, k]."""
+        parts = [self.vae.embed(x, _unlabelled(x)) for x in _dense(likes)]
+        return np.concatenate([np.zeros((0, self.latent)), *(part.double().numpy() for part in parts)])
+
+    def log_likelihood(self, likes: csr_array) -> Array:
+        """Evidence lower bound of what every person likes, given how many: [n]."""
+        parts = [self.vae.log_likelihood(x, _unlabelled(x)) for x in _dense(likes)]
+        return np.concatenate([np.zeros(0), *(part.numpy() for part in parts)])
+
+    def sample(self, count: int, generator: torch.Generator) -> csr_array:
+        """New persons: how many items each likes, then these, drawn without putting back: [count, m]."""
+
+        def logits(z: Tensor) -> Tensor:
+            with torch.no_grad():
+                return self._network.decode(z.float(), None).double()
+
+        return _drawn(logits, (count, self.latent), self, generator)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything learned, by name."""
+        return self.vae.state() | {"lengths": self.lengths}
+
+    def config(self) -> dict[str, Any]:
+        """Everything public that `load` needs besides the state."""
+        return self.vae.config()
+
+    @classmethod
+    def load(cls, config: dict[str, Any], state: dict[str, Tensor]) -> "PreferenceNetwork":
+        """Inverse of `config` and `state`. Errors: ValueError for another likelihood than one block of items."""
+        vae = LatentModel.load(config, state, None)
+        if config["blocks"] != [vae.likelihood.size] or not isinstance(vae.network, Network):
+            raise ValueError("a network of other records than preferences")
+        return cls(vae, state["lengths"])
+
+    @property
+    def _network(self) -> Network:
+        assert isinstance(self.vae.network, Network)
+        return self.vae.network
+
+
+@runtime_checkable
+class Preferences(Protocol):
+    """What both models of preferences can do; see `PreferenceModel`."""
+
+    @property
+    def kept(self) -> Tensor:
+        """Places of the items that are modeled one by one: [k]."""
+        ...
+
+    @property
+    def lengths(self) -> Tensor:
+        """Shares of persons who like 1, 2 to 3, 4 to 7, ... items: [bins]."""
+        ...
+
+    @property
+    def loadings(self) -> Tensor:
+        """What stands for each modeled item: [k, l]."""
+        ...
+
+    @property
+    def known(self) -> int:
+        """Items of the catalogue, m."""
+        ...
+
+
+def nearest(model: Preferences, item: int) -> Array:
+    """How alike every item is to one, by the cosine of their loadings; -1 for what is not modeled: [m]."""
+    found, kept = np.full(model.known, -1.0), model.kept.numpy()
+    places = np.flatnonzero(kept == item)
+    if len(places) and model.loadings.shape[1]:
+        rows = model.loadings.numpy()
+        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
+        found[kept] = rows @ rows[places[0]]
+    return found
+
+
+def _drawn(
+    logits: Callable[[Tensor], Tensor], shape: tuple[int, int], model: Preferences, generator: torch.Generator
+) -> csr_array:
+    """Persons from codes z [n, k], and logits of the modeled items: the largest of these plus Gumbel noise."""
+    count, kept = shape[0], model.kept
+    columns = [np.zeros(0, np.int64)]
+    sizes = torch.zeros(0, dtype=torch.int64)
+    if count:
+        bins = torch.multinomial(model.lengths, count, replacement=True, generator=generator)
+        spread = torch.rand(count, generator=generator, dtype=torch.float64)
+        sizes = (2.0**bins * (1.0 + spread)).long().clamp(1, len(kept))
+    for part in torch.split(sizes, _PERSONS):
+        z = torch.randn(len(part), shape[1], generator=generator, dtype=torch.float64)
+        scores = logits(z)
+        uniform = torch.rand(scores.shape, generator=generator, dtype=torch.float64)
+        keys = scores - torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
+        order = keys.topk(int(part.max()), dim=1).indices if len(part) else torch.zeros(0, 0).long()
+        columns.append(kept[order[torch.arange(order.shape[1])[None] < part[:, None]]].numpy())
+    starts, places = np.concatenate([[0], np.cumsum(sizes.numpy())]), np.concatenate(columns)
+    found = csr_array((np.ones(len(places), np.int64), places, starts), shape=(count, model.known))
+    found.sort_indices()
+    return found
+
+
+def _dense(likes: csr_array) -> Iterator[Tensor]:
+    for start in range(0, likes.shape[0], _PERSONS):
+        yield torch.from_numpy(likes[start : start + _PERSONS].toarray()).float()
+
+
+def _unlabelled(x: Tensor) -> Tensor:
+    return torch.full((len(x),), -1, dtype=torch.int64)

@@ -18,7 +18,7 @@ from privae.errors import UsageError
 from privae.models.image import ImageModel
 from privae.models.latent import LatentModel
 from privae.models.likelihoods import Categorical
-from privae.models.preferences import PreferenceModel
+from privae.models.preferences import PreferenceModel, PreferenceNetwork, nearest
 from privae.models.table import TableModel
 
 Floats = NDArray[np.float64]
@@ -142,7 +142,7 @@ class FittedRatings:
     """A model of preferences: tables of ratings in, and out. A record is a person, in order of first appearance."""
 
     schema: RatingSchema
-    model: PreferenceModel
+    model: PreferenceModel | PreferenceNetwork
     kind: str = "ratings"
 
     @property
@@ -197,7 +197,7 @@ class FittedRatings:
     def nearest(self, item: Any, count: int) -> pd.DataFrame:  # noqa: ANN401  the name of one
         """The items most like one: item, likeness (a cosine). Errors: UsageError for one that is not modeled."""
         place = int(category_codes([canonical(item) or ""], self.items)[0])
-        alike = self.model.nearest(place)
+        alike = nearest(self.model, place)
         if place < 0 or alike[place] < 0:
             raise UsageError("this item is not among those that the model knows; see `privae inspect`")
         order = np.argsort(-alike, kind="stable")
@@ -227,7 +227,7 @@ AnyFitted = Fitted | FittedRatings
 def belongs(fitted: AnyFitted) -> bool:
     """Whether a model takes the records of its schema, so that none makes it fail or fill the memory."""
     if isinstance(fitted, FittedRatings):
-        return fitted.schema.items != "bought" and len(fitted.schema.items) == len(fitted.model.popularity)
+        return fitted.schema.items != "bought" and len(fitted.schema.items) == fitted.model.known
     if isinstance(fitted, FittedTable):
         table, sizes = fitted.model, tuple(fitted.codec.sizes.tolist())
         if isinstance(table, TableModel):

@@ -23,7 +23,7 @@ from privae.errors import DataError, PrivacyRefused, UsageError
 from privae.models.image import ImageModel
 from privae.models.latent import LatentModel
 from privae.models.likelihoods import Categorical, of_pixels
-from privae.models.preferences import PreferenceModel
+from privae.models.preferences import PreferenceModel, PreferenceNetwork
 from privae.models.table import TableModel
 from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee
@@ -191,13 +191,17 @@ class ImageRecipe:
 
 @dataclass(frozen=True)
 class RatingRecipe:
-    """How ratings are fitted: items, popularity and one Gram matrix; see `recipes.ratings`."""
+    """How ratings are fitted: by items, popularity and one Gram matrix, or by gradients; see `recipes.ratings`."""
 
     schema: RatingSchema
+    by_gradients: bool = False
+    training: Training = field(default_factory=Training)
 
     def draft(self, budget: Budget) -> Draft:
         """The phases of the fit. Errors: UsageError for a schema that cannot be fitted."""
         ratings.check(self.schema, budget)
+        if self.by_gradients:
+            return ratings.draft_of_network(self.schema, self.training, budget)
         return ratings.draft(self.schema, budget)
 
     def check(self, data: pd.DataFrame, labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
@@ -207,6 +211,8 @@ class RatingRecipe:
 
     def fit(self, run: Run, data: pd.DataFrame, labels: NDArray[Any] | None = None) -> FittedRatings:  # noqa: ARG002
         """Fit as the plan says."""
+        if self.by_gradients:
+            return FittedRatings(self.schema, ratings.fit_network(run, data, self.schema, self.training))
         return FittedRatings(*ratings.fit(run, data, self.schema))
 
 
@@ -312,7 +318,7 @@ def from_members(
     """Inverse of `to_members`; a network of one's own must be given again."""
     stored = json.loads(members["model.json"])
     loads: dict[str, Any] = {
-        model.__name__: model.load for model in (TableModel, ImageModel, PreferenceModel)
+        model.__name__: model.load for model in (TableModel, ImageModel, PreferenceModel, PreferenceNetwork)
     }
     loads["LatentModel"] = lambda config, tensors: LatentModel.load(config, tensors, network)
     model, schema = loads[stored["model"]](stored["config"], state), members["schema"]

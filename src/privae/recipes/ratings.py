@@ -6,7 +6,7 @@ person, with however many rows.
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,13 @@ from scipy.sparse import csr_array
 from privae.data.ratings import RatingSchema, profiles
 from privae.data.values import distinct
 from privae.errors import DataError, UsageError
-from privae.models.preferences import PreferenceModel
+from privae.models.likelihoods import Categorical
+from privae.models.preferences import PreferenceModel, PreferenceNetwork
 from privae.plan import Plan, Setting
 from privae.privacy import accountant
 from privae.privacy.sampling import PERSON
+from privae.recipes import gradients
+from privae.recipes.gradients import Training
 from privae.recipes.phases import CATEGORIES, Budget, Draft, Released, Run, statistics
 from privae.recipes.table import BOUGHT, CATEGORY_SHARE, threshold
 from privae.sums import likes as sums
@@ -168,6 +171,38 @@ def _bounded(liked: csr_array) -> csr_array:
     row = np.repeat(np.arange(len(counts)), counts)
     kept = place < _MOST_BOUGHT
     return csr_array((liked.data[kept], (row[kept], liked.indices[kept])), shape=liked.shape)
+
+
+def draft_of_network(schema: RatingSchema, training: Training, budget: Budget) -> Draft:
+    """The phases of a multinomial VAE by gradients of persons: for very many of them. Errors: UsageError."""
+    if schema.items == "bought" or len(schema.items) > _MOST_MODELED:
+        raise UsageError(
+            f"gradients need a declared catalogue of at most {_MOST_MODELED} items; see recipe auto"
+        )
+    if training.share != "all" or training.local is not None:
+        raise UsageError(
+            "gradients of ratings train the whole network, at one place; leave out share and local"
+        )
+    network = gradients.default_network(len(schema.items), 1, training)
+    drafted = gradients.draft(len(schema.items), 1, network, training, budget)
+    lengths = statistics(LENGTHS, _LENGTH_SHARE, 1.0, math.sqrt(2.0), size=_BINS)
+    return replace(drafted, phases=(lengths, *drafted.phases), settings={**drafted.settings, "unit": PERSON})
+
+
+def fit_network(run: Run, frame: pd.DataFrame, schema: RatingSchema, training: Training) -> PreferenceNetwork:
+    """Train the network on profiles; a row of these is all that a person gives, so rows are units."""
+    assert schema.items != "bought"
+    liked = profiles(frame, schema, schema.items).likes
+    run.watch.phase(LENGTHS, 1)
+    counts = run.release(LENGTHS, [(sums.lengths(liked), 1.0)])[0].astype(np.float64)
+    run.watch.advance(1)
+    known = np.maximum(np.where(counts > 3.0 * run.deviation(LENGTHS), counts, 0.0), 0.0)
+    known = known if known.any() else np.eye(_BINS)[int(counts[: len(schema.items).bit_length()].argmax())]
+    x = torch.from_numpy(liked.toarray()).float()
+    network = gradients.default_network(len(schema.items), 1, training)
+    likelihood = Categorical((len(schema.items),))  # of several ones in a block: the multinomial
+    vae = gradients.fit(run, (x, np.zeros(len(x), np.int64)), likelihood, 1, network)
+    return PreferenceNetwork(vae, torch.from_numpy(known / known.sum()))
 
 
 def _released_popularity(run: Run, liked: csr_array) -> NDArray[np.float64]:
