@@ -299,6 +299,34 @@ def render_encrypted(results: dict[str, Any] | None) -> str:
     return NOTHING if results is None else _targets(results["checks"])
 
 
+def render_ratings(results: dict[str, Any] | None) -> str:
+    """Rivals by epsilon, means over splits; by the number of persons; every target."""
+    if results is None:
+        return NOTHING
+    rivals: dict[str, dict[str, list[float]]] = {}
+    for row in _part(results, "rivals"):
+        rivals.setdefault(row["who"], {}).setdefault(str(row["epsilon"]), []).append(row["ndcg_at_10"])
+    columns = ("inf", "1.0", "3.0", "10.0")
+    lines = [
+        [who, *(f"{fmean(found[e]):.3f}" if e in found else "" for e in columns)]
+        for who, found in rivals.items()
+    ]
+    head = ["NDCG@10, Jester", "without privacy", "epsilon 1", "3", "10"]
+    some = {
+        name: name.replace("_", " ")
+        for name in ("persons", "epsilon", "ndcg_at_10", "popularity", "personal")
+    }
+    persons = [row for row in _part(results, "persons") if row["who"] == "privae"]
+    tables = [_markdown(head, lines), _rows_of(persons, some), _rows_of(_part(results, "scale")[:2], _SCALE)]
+    return "\n\n".join([*filter(None, tables), _targets(results["checks"])])
+
+
+_SCALE = {
+    name: name.replace("_", " ")
+    for name in ("interactions", "items", "modeled", "cpu_seconds", "peak_megabytes")
+}
+
+
 def _rows_of(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
     """A table of some fields of rows; empty without rows."""
     if not rows:
@@ -359,6 +387,7 @@ PAGES: tuple[tuple[Path, Path, _Render, str], ...] = (
     (AUDIT, AUDIT_RESULTS, render_audit, TRIED),
     (FEDERATED, FEDERATED_RESULTS, render_federated, TOGETHER),
     (AUDIT.with_name("encrypted.md"), RESULTS.with_name("encrypted.json"), render_encrypted, FIGURES),
+    (AUDIT.with_name("ratings.md"), RESULTS.with_name("ratings.json"), render_ratings, FIGURES),
 )
 
 

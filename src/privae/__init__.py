@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from privae.data.images import ImageSchema
+    from privae.data.ratings import RatingSchema
     from privae.data.schema import Schema
     from privae.errors import PrivaeError
     from privae.plan import Plan
@@ -16,7 +17,17 @@ if TYPE_CHECKING:
     from privae.recipes.gradients import Training
     from privae.vae import VAE
 
-__all__ = ["VAE", "Guarantee", "ImageSchema", "Ledger", "Plan", "PrivaeError", "Schema", "Training"]
+__all__ = [
+    "VAE",
+    "Guarantee",
+    "ImageSchema",
+    "Ledger",
+    "Plan",
+    "PrivaeError",
+    "RatingSchema",
+    "Schema",
+    "Training",
+]
 
 _HOMES = {
     "VAE": "privae.vae",
@@ -25,6 +36,7 @@ _HOMES = {
     "Ledger": "privae.privacy.ledger",
     "Plan": "privae.plan",
     "PrivaeError": "privae.errors",
+    "RatingSchema": "privae.data.ratings",
     "Schema": "privae.data.schema",
     "Training": "privae.recipes.gradients",
 }

@@ -23,6 +23,7 @@ def model(personal=True, latent=2):
         torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64).log(),
         loadings[:, :latent],
         torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64),
+        torch.tensor(0.5, dtype=torch.float64),
     )
 
 

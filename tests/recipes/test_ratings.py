@@ -74,7 +74,7 @@ def test_synthetic_persons_have_tastes_and_as_many_likes(fitted):
     assert set(made["what"]) == set(ITEMS)
     assert (made["stars"] == 4).all()
     sizes = [frame.groupby("who").size().mean() for frame in (made, real)]
-    assert sizes[0] == pytest.approx(sizes[1], rel=0.25)
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.08)
     assert not made.duplicated().any()
     mixed = [
         frame.groupby("who")["what"].agg(lambda items: len({i[0] for i in items})).mean()
@@ -173,12 +173,11 @@ def test_of_a_large_catalogue_the_popular_items_are_modeled(monkeypatch):
     assert {name[:4] for name in model.recommend(["x0"], n=50)["what"][-20:]} <= {"rare", *ITEMS}
 
 
-@pytest.mark.parametrize("epsilon", [math.inf, 8.0])
-def test_a_multinomial_network_by_gradients_of_persons_finds_tastes_too(epsilon, tmp_path):
-    training = Training(latent=2, hidden=(16,), steps=120, batch=300, learning_rate=2e-2)
-    model = VAE(epsilon, 1e-6, rows=3000, recipe="gradients", schema=SCHEMA, training=training)
+def test_a_multinomial_network_by_gradients_of_persons_finds_tastes_too(tmp_path):
+    training = Training(latent=2, hidden=(16,), steps=40, batch=300, learning_rate=3e-2)
+    model = VAE(8.0, 1e-6, rows=3000, recipe="gradients", schema=SCHEMA, training=training)
     model.fit(plays(3000), noise=NoiseSource(bytes(32)))
-    assert (model.guarantee.unit, model.guarantee.epsilon) == ("person", pytest.approx(epsilon, abs=0.1))
+    assert (model.guarantee.unit, model.guarantee.epsilon) == ("person", pytest.approx(8.0, abs=0.1))
     assert [phase.name for phase in model.plan_.phases] == ["lengths", "gradients"]
     tastes = [{name[0] for name in model.recommend([f"{t}0", f"{t}1"], n=4)["what"]} for t in "xy"]
     assert tastes == [{"x"}, {"y"}]

@@ -26,7 +26,8 @@ class PreferenceModel:
     kept [k]: places of these in the catalogue. popularity [m]: released, at least 0. weights [k, k]: by which liked
     items speak for others; zeros where the release was too noisy, and popularity recommends. log_shares [k], loadings
     [k, l]: the decoder, softmax(log_shares + loadings z) with z standard normal, from which a person draws items.
-    lengths [bins]: shares of persons who like 1, 2 to 3, 4 to 7, ... items.
+    lengths [bins]: shares of persons who like 1, 2 to 3, 4 to 7, ... items. within []: how far up in these bins the
+    mean person lies, 0 to 1.
     """
 
     kept: Tensor
@@ -35,6 +36,7 @@ class PreferenceModel:
     log_shares: Tensor
     loadings: Tensor
     lengths: Tensor
+    within: Tensor
 
     @property
     def personal(self) -> bool:
@@ -147,6 +149,11 @@ class PreferenceNetwork:
         return self.vae.latent
 
     @property
+    def within(self) -> Tensor:
+        """As of `PreferenceModel`: in the middle."""
+        return torch.tensor(0.5, dtype=torch.float64)
+
+    @property
     def kept(self) -> Tensor:
         """All items: each is modeled."""
         return torch.arange(self.known)
@@ -218,6 +225,11 @@ class Preferences(Protocol):
         ...
 
     @property
+    def within(self) -> Tensor:
+        """How far up in these bins the mean person lies, 0 to 1."""
+        ...
+
+    @property
     def loadings(self) -> Tensor:
         """What stands for each modeled item: [k, l]."""
         ...
@@ -249,7 +261,8 @@ def _drawn(
     if count:
         bins = torch.multinomial(model.lengths, count, replacement=True, generator=generator)
         spread = torch.rand(count, generator=generator, dtype=torch.float64)
-        sizes = (2.0**bins * (1.0 + spread)).long().clamp(1, len(kept))
+        mean = float(model.within.clamp(0.02, 0.98))  # of u^(1 / mean - 1), u uniform
+        sizes = (2.0**bins * (1.0 + spread ** (1.0 / mean - 1.0))).long().clamp(1, len(kept))
     for part in torch.split(sizes, _PERSONS):
         z = torch.randn(len(part), shape[1], generator=generator, dtype=torch.float64)
         scores = logits(z)

@@ -185,8 +185,9 @@ def fit(
     likelihood: Likelihood,
     classes: int,
     network: nn.Module,
+    beta: float = 1.0,
 ) -> LatentModel:
-    """Train the VAE on records (x [n, d] float32, class codes [n], -1 for none).
+    """Train the VAE on records (x [n, d] float32, class codes [n], -1 for none); beta: as of `elbo`.
 
     Errors: PrivacyRefused for a network or loss that mixes records, before anything is released.
     """
@@ -197,7 +198,7 @@ def fit(
     )
     probe = _probe(likelihood, classes, latent)
     trained = replace(likelihood, slope_only=True) if isinstance(likelihood, Bernoulli) else likelihood
-    loss = negative_elbo(trained, classes)
+    loss = negative_elbo(trained, classes, beta)
     summation = checked(network, loss, probe, drafted(run, GRADIENTS), run.device)
     weights = _label_shares(run, labels, classes) if classes > 1 else empty.weights
     condition = empty.condition(torch.from_numpy(labels))
@@ -366,12 +367,12 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def negative_elbo(likelihood: Likelihood, classes: int) -> Loss:
+def negative_elbo(likelihood: Likelihood, classes: int, beta: float = 1.0) -> Loss:
     """The loss of a VAE, of (x, [condition,] noise): with two classes or more there is a condition."""
 
     def loss(network: nn.Module, parts: tuple[Tensor, ...]) -> Tensor:
         condition = parts[1] if classes > 1 else None
-        return -elbo(cast("Autoencoder", network), likelihood, parts[0], condition, parts[-1])
+        return -elbo(cast("Autoencoder", network), likelihood, parts[0], condition, parts[-1], beta)
 
     return loss
 

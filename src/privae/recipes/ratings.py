@@ -43,6 +43,7 @@ _TRUSTED = 0.2  # signal of a Gram matrix from which it, and not popularity, rec
 _LATENT = 50
 _CERTAIN = 5.0
 _BINS = 24
+_BETA = 0.2  # of the network's ELBO: best of those that Liang et al. tried
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def fit_network(run: Run, frame: pd.DataFrame, schema: RatingSchema, training: T
     x = torch.from_numpy(liked.toarray()).float()
     network = gradients.default_network(len(schema.items), 1, training)
     likelihood = Categorical((len(schema.items),))  # of several ones in a block: the multinomial
-    vae = gradients.fit(run, (x, np.zeros(len(x), np.int64)), likelihood, 1, network)
+    vae = gradients.fit(run, (x, np.zeros(len(x), np.int64)), likelihood, 1, network, _BETA)
     return PreferenceNetwork(vae, torch.from_numpy(known / known.sum()))
 
 
@@ -249,8 +250,22 @@ def _model(released: Gram, known: tuple[Any, Any, Any], ridge: float) -> Prefere
     if released.signal < _TRUSTED:
         weights = np.zeros_like(weights)
     log_shares, loadings = sums.factors(released, _LATENT)
-    parts = (kept, popular, weights.astype(np.float32), log_shares, loadings, shares)
+    parts = (
+        kept,
+        popular,
+        weights.astype(np.float32),
+        log_shares,
+        loadings,
+        shares,
+        _within(released, shares),
+    )
     return PreferenceModel(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
+
+
+def _within(released: Gram, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far up in bins of 1, 2 to 3, 4 to 7, ... the mean number of likes lies; whole numbers are half below."""
+    mean = float(released.matrix.sum()) / released.persons + 0.5 * (1.0 - shares[0])
+    return np.array(np.clip(mean / float(shares @ 2.0 ** np.arange(len(shares))) - 1.0, 0.0, 1.0))
 
 
 def check(schema: RatingSchema, budget: Budget) -> None:
