@@ -77,7 +77,7 @@ def exact(likes):
 def test_weights_are_those_of_a_ridge_regression_of_each_item_on_the_others(monkeypatch):
     monkeypatch.setattr(sums, "_LEAST_RIDGE", 2.0)
     likes = drawn(500, 6)
-    weights, rows = sums.autoencoder(exact(likes), 4.0), real(likes)
+    weights, rows = sums.autoencoder(exact(likes), 4.0, shrink=False), real(likes)
     for item in range(6):
         others = [i for i in range(6) if i != item]
         a = rows[:, others]
@@ -110,11 +110,34 @@ def test_signal_is_one_without_noise_and_none_in_noise_alone():
     assert clean.signal == 1.0
     assert clean.edge == 0.0
     rng = np.random.default_rng(0)
-    for deviation, least, most in ((5.0, 0.9, 1.0), (2000.0, 0.0, 0.35)):
+    for deviation, least, most in ((5.0, 0.9, 1.0), (2000.0, 0.0, 0.5)):
         noise = rng.normal(size=(12, 12)) * deviation / math.sqrt(2)
         noisy = Gram(clean.matrix + np.triu(noise, 1) + np.triu(noise, 1).T, deviation)
         assert least <= noisy.signal <= most
         assert noisy.edge == pytest.approx(deviation * math.sqrt(24))
+
+
+def test_independent_likes_are_a_rank_of_one_and_leave_nothing():
+    shares = np.linspace(1, 3, 8)
+    matrix = np.outer(shares, shares)
+    made = Gram(matrix, 0.5)
+    off = matrix - np.diag(np.diag(matrix))
+    assert made.independent == pytest.approx(off, rel=1e-6)
+    assert made.signal == 0.0
+    assert made.shrunk == pytest.approx(matrix, rel=1e-6)
+
+
+def test_shrunk_by_no_signal_weights_rank_items_by_how_many_like_them():
+    likes, _ = groups(3000)
+    rng = np.random.default_rng(3)
+    noise = rng.normal(size=(12, 12)) * 400
+    clean = exact(likes)
+    liked = 3000 * np.outer(np.arange(1, 13), np.arange(1, 13))
+    drowned = Gram(clean.matrix + np.triu(noise, 1) + np.triu(noise, 1).T + liked, 6000.0)
+    assert drowned.signal == 0.0
+    weights = sums.autoencoder(drowned, 4.0, shrink=True)
+    order = np.argsort(weights.sum(0))
+    assert (np.diff(order) > 0).mean() > 0.9
 
 
 def test_noise_alone_gives_no_loadings_and_finite_numbers():

@@ -39,7 +39,6 @@ _UNDECLARED = 400  # modeled where nobody said how many persons there are
 _ITEMS_A_PERSON = 3.0  # n mu over the modeled items, at which the Gram matrix of a large catalogue is best
 _NEEDED = 15.0  # n mu over the items, or 100 popular ones, from which half of their Gram matrix is signal
 _RIDGES = (4.0, 8.0)  # times the edge of the noise, of up to 100 modeled items, and of more
-_TRUSTED = 0.2  # signal of a Gram matrix from which it, and not popularity, recommends
 _LATENT = 50
 _CERTAIN = 5.0
 _BINS = 24
@@ -127,9 +126,10 @@ def fit(run: Run, frame: pd.DataFrame, schema: RatingSchema) -> tuple[RatingSche
     mine = liked[:, kept]
     released = _released_gram(run, mine)
     shares = _released_lengths(run, mine, released)
-    if popular is None:
-        popular = np.maximum(released.matrix.sum(1), 0.0)
-    return schema, _model(released, (kept, np.maximum(popular, 0.0), shares), float(ridge or 0.0))
+    known = np.zeros(len(schema.items)) if popular is None else np.maximum(popular, 0.0)
+    # how many persons like a modeled item is told best by its row of the Gram matrix
+    known[kept] = known.max() + np.maximum(released.matrix.sum(1), 0.0)
+    return schema, _model(released, (kept, known, shares), float(ridge or 0.0))
 
 
 def buy_items(
@@ -246,8 +246,8 @@ def _released_lengths(run: Run, liked: csr_array, released: Gram) -> NDArray[np.
 def _model(released: Gram, known: tuple[Any, Any, Any], ridge: float) -> PreferenceModel:
     """Everything that follows from releases. known: places of the modeled items, popularity, shares of lengths."""
     kept, popular, shares = known
-    weights = sums.autoencoder(released, ridge)
-    if released.signal < _TRUSTED:
+    weights = sums.autoencoder(released, ridge, shrink=len(kept) <= _FEWEST_MODELED)
+    if released.signal < 2.0 / len(kept):  # as noise alone would have it
         weights = np.zeros_like(weights)
     log_shares, loadings = sums.factors(released, _LATENT)
     parts = (
