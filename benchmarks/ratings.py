@@ -7,8 +7,8 @@ Parts (--only NAME measures one again, in the place of what results/ratings.json
   scale   10^6 and 10^7 interactions with 10^5 items: seconds and memory
 Protocol: Liang et al. 2018 (arXiv:1802.05814). Persons held out, 80 % of what each likes given, the rest ranked; seeds
 of splits, first weights and noise. A joke is liked above 5 of -10 to 10; persons who like at least 5. delta = n^-1.1.
-Settings were chosen on other persons (1,000 a split) and, for the default, in the research notes, on test persons of
-one split: a mild optimism. Data: ../shared/data/jester1_ratings.parquet.
+Settings were chosen on other persons (1,000 of the first split), after a look at test persons of that split, and in the
+research notes: a mild optimism. Data: ../shared/data/jester1_ratings.parquet.
 """
 
 import math
@@ -171,7 +171,7 @@ def rivals(report: Report, options: Any) -> None:
 
 def persons(report: Report, options: Any) -> None:
     """From how many persons on is it worth it: NDCG over popularity, at least two hundredths."""
-    split, worth = jester(0), {}
+    split, worth, lost = jester(0), {}, []
     counts = (1000, ROWS) if options.quick else (500, 1000, 2000, 5000, 10_000, ROWS)
     for count in counts:
         part = split.first(count)
@@ -182,15 +182,19 @@ def persons(report: Report, options: Any) -> None:
             models = [ours(part, epsilon) for _ in range(1 if options.quick else SEEDS)]
             ndcg = float(np.mean([scored(model, part)["ndcg_at_10"] for model in models]))
             personal = sum(model.of_ratings().model.personal for model in models) / len(models)
-            needed = models[0].plan_.rows_needed
+            draws = [np.random.default_rng(seed) for seed in range(SEEDS)]
+            noisy = float(
+                np.mean([part.figures(popularity(part, epsilon, rng))["ndcg_at_10"] for rng in draws])
+            )
             report.row(part="persons", persons=count, who="privae", epsilon=epsilon, ndcg_at_10=ndcg,
-                       popularity=popular, personal=personal, planned_from=needed)  # fmt: skip
+                       popularity_without_privacy=popular, popularity_at_this_epsilon=noisy, personal=personal,
+                       planned_from=models[0].plan_.rows_needed)  # fmt: skip
             worth.setdefault(epsilon, {})[count] = ndcg - popular
+            lost.append(noisy - ndcg)
     for epsilon, gains in worth.items():
         first = min((count for count, gain in gains.items() if gain > 0.02), default=None)
         report.row(part="persons", who="worth it", epsilon=epsilon, from_persons=first)
-    least = min(gain for gains in worth.values() for gain in gains.values())
-    report.check("NDCG@10 over popularity without noise, at any number of persons", least, -0.02, "at_least")
+    report.check("NDCG@10 lost to private popularity, at any number of persons", max(lost), 0.01, "at_most")
 
 
 def scale(report: Report, options: Any) -> None:

@@ -314,7 +314,14 @@ def render_ratings(results: dict[str, Any] | None) -> str:
     head = ["NDCG@10, Jester", "without privacy", "epsilon 1", "3", "10"]
     some = {
         name: name.replace("_", " ")
-        for name in ("persons", "epsilon", "ndcg_at_10", "popularity", "personal")
+        for name in (
+            "persons",
+            "epsilon",
+            "ndcg_at_10",
+            "popularity_at_this_epsilon",
+            "popularity_without_privacy",
+            "planned_from",
+        )
     }
     persons = [row for row in _part(results, "persons") if row["who"] == "privae"]
     tables = [_markdown(head, lines), _rows_of(persons, some), _rows_of(_part(results, "scale")[:2], _SCALE)]

@@ -25,9 +25,9 @@ class PreferenceModel:
 
     kept [k]: places of these in the catalogue. popularity [m]: released, at least 0, those of `kept` above all others.
     weights [k, k]: by which liked items speak for others; zeros where the release was too noisy, and popularity
-    recommends. log_shares [k], loadings [k, l]: the decoder, softmax(log_shares + loadings z) with z standard normal, from
-    which a person draws items. lengths [bins]: shares of persons who like 1, 2 to 3, 4 to 7, ... items. within []: how
-    far up in these bins the mean person lies, 0 to 1.
+    recommends. log_shares [k], loadings [k, l]: the decoder, softmax(log_shares + loadings z) with z standard normal,
+    from which a person draws items. lengths [bins]: shares of persons who like 1, 2 to 3, 4 to 7, ... items.
+    within []: how far up in these bins the mean person lies, 0 to 1.
     """
 
     kept: Tensor

@@ -61,7 +61,8 @@ class Gram:
             share = share * np.sqrt(rows / np.maximum(model.sum(1) * rows.sum() / model.sum(), 1e-300))
             share = share / share.sum()
         found: Array = _pairs(share)
-        return found * (rows.sum() / found.sum())
+        found *= rows.sum() / found.sum()
+        return found
 
     @property
     def signal(self) -> float:
