@@ -84,7 +84,7 @@ def fitted_text(model: VAE, path: Path) -> str:
     """What a fit ends with: the guarantee in full, notes, and what to do next."""
     image = model.fitted_.kind == "image"
     new, made = ("new.npz", "synthetic.npz") if image else ("new.csv", "synthetic.csv")
-    notes = [f"note: {note}\n" for note in model.plan_.notes]
+    notes = [f"note: {note}\n" for note in (*model.plan_.notes, *getattr(model.fitted_, "notes", ()))]
     return (
         f"{''.join(notes)}{model.guarantee}\n\nwrote {path}; from here on nothing costs budget:\n"
         f"  privae sample {path} -n 1000 -o {made}\n"

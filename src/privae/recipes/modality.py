@@ -22,11 +22,13 @@ from privae.errors import DataError, PrivacyRefused, UsageError
 from privae.models.image import ImageModel
 from privae.models.latent import LatentModel
 from privae.models.likelihoods import Categorical, of_pixels
+from privae.models.scores import DetectionModel
 from privae.models.table import TableModel
 from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
-from privae.recipes import gradients, image, table
+from privae.recipes import detection, gradients, image, table
+from privae.recipes.detection import DetectionRecipe, FittedDetection
 from privae.recipes.fitted import Fitted, FittedImages, FittedTable, belongs, no_labels, unit
 from privae.recipes.gradients import Training
 from privae.recipes.phases import CATEGORIES, Budget, Draft, Run, statistics
@@ -179,6 +181,11 @@ class ImageRecipe:
         return copy.deepcopy(self.network) or gradients.default_network(size, self.classes, self.training)
 
 
+AnyRecipe = TableRecipe | ImageRecipe | DetectionRecipe
+NAMES = ("auto", "gradients", detection.RECIPE)
+"""What a person may ask for: statistics first, gradients alone, or statistics for anomaly scores."""
+
+
 def to_members(fitted: Fitted) -> tuple[dict[str, bytes], dict[str, torch.Tensor]]:
     """What a model file stores of a fitted model: JSON members, and tensors."""
     schema = fitted.schema.dumps() if isinstance(fitted.schema, Schema) else fitted.schema.model_dump_json()
@@ -198,10 +205,33 @@ def archived(fitted: Fitted, plan: Plan, guarantee: Guarantee, ledger: Ledger) -
     }
 
 
-def recipe_of(schema: Schema | ImageSchema, plan: Plan) -> TableRecipe | ImageRecipe:
+def recipe_of(schema: Schema | ImageSchema, plan: Plan) -> AnyRecipe:
     """The recipe that a plan was made with, for networks of privae's own."""
+    return recipe_named(name_of(plan), schema, Training.of(plan))
+
+
+def name_of(plan: Plan) -> str:
+    """What a person calls the recipe of a plan."""
+    return plan.recipe if plan.recipe in NAMES else NAMES[0]
+
+
+def recipe_named(
+    name: str,
+    schema: Schema | ImageSchema,
+    training: Training | None = None,
+    network: nn.Module | None = None,
+) -> AnyRecipe:
+    """The recipe of that name for these records. Errors: UsageError for another name, or what does not go together."""
+    if name not in NAMES:
+        raise UsageError(f"recipe is one of {', '.join(NAMES)}")
+    if name == detection.RECIPE:
+        if isinstance(schema, ImageSchema):
+            raise UsageError('recipe "detection" is for tables; "auto" scores images, too')
+        if (training is not None and gradients.styled(training)) or network is not None:
+            raise UsageError('a network is for recipe="gradients"; detection trains none')
+        return DetectionRecipe(schema)
     made = ImageRecipe if isinstance(schema, ImageSchema) else TableRecipe
-    return made(schema, plan.recipe == "gradients", Training.of(plan))  # type: ignore[arg-type]
+    return made(schema, name == "gradients", training or Training(), network)  # type: ignore[arg-type]
 
 
 def identity(fitted: Fitted, ledger_head: str) -> str:
@@ -226,12 +256,15 @@ def from_members(
     stored = json.loads(members["model.json"])
     loads: dict[str, Any] = {"TableModel": TableModel.load, "ImageModel": ImageModel.load}
     loads["LatentModel"] = lambda config, tensors: LatentModel.load(config, tensors, network)
+    loads["DetectionModel"] = DetectionModel.load
     model, schema = loads[stored["model"]](stored["config"], state), members["schema"]
     if stored["kind"] == "table":
-        fitted: Fitted = FittedTable(Schema.loads(schema.decode()), model)
+        made = FittedDetection if isinstance(model, DetectionModel) else FittedTable
+        fitted: Fitted = made(Schema.loads(schema.decode()), model)
     else:
         fitted = FittedImages(ImageSchema.model_validate_json(schema), model)
-    if not belongs(fitted):
+    known = detection.belongs(fitted) if isinstance(fitted, FittedDetection) else belongs(fitted)
+    if not known:
         raise ValueError("a model of other records than its schema describes")
     return fitted
 
