@@ -237,7 +237,7 @@ def _sound(model: DetectionModel) -> bool:
         and int(model.cells.sizes.sum()) == len(model.cells.shares)
         and all(bool(np.isfinite(part).all()) for part in arrays)
         and bool((np.diff(quantiles.place) >= 0).all() and (np.diff(quantiles.share) >= 0).all())
-        and min(standard.spread.min(), quantiles.width.min(), model.floor, model.least) > 0
+        and bool(min(standard.spread.min(), quantiles.width.min(), model.floor, model.least) > 0)
         and all(map(math.isfinite, (model.floor, model.least, model.known)))
         and model.basis in ("covariance", "diagonal", "public")
     )

@@ -351,7 +351,9 @@ class FittedDetection(FittedTable):
 def belongs(fitted: FittedDetection) -> bool:
     """Whether a model takes the records of its schema."""
     layout, model = layout_of(fitted.schema), fitted.model
-    bounds = [np.array_equal(part.low, layout.grid.low) for part in (model.quantiles, model.standard)]
+    known = [(part.low, part.width) for part in (model.quantiles, model.standard)]
+    own = layout.grid.low, layout.grid.width
+    bounds = (np.array_equal(a, b) for parts in known for a, b in zip(parts, own, strict=True))
     return all(bounds) and np.array_equal(model.cells.sizes, layout.sizes)
 
 

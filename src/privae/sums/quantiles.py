@@ -57,7 +57,8 @@ class Grid:
     def places(self, values: Array) -> Integers:
         """Cell of each value on its column's last level, [n, d] -> [n, d]; clipped to the bounds, -1 for NaN."""
         cells = float(BRANCHES) ** self.levels
-        found = np.clip(np.floor((values - self.low) / self.width * cells), 0, cells - 1)
+        inside = np.clip(values, self.low, self.low + self.width)
+        found = np.clip(np.floor((inside - self.low) / self.width * cells), 0, cells - 1)
         return np.where(np.isnan(found), -1, found).astype(np.int64)
 
 
