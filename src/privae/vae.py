@@ -177,7 +177,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return made[0] if made[1] is None else made
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:  # noqa: ANN401
-        """Log-likelihood bound of every record [n]; higher is more ordinary (scikit-learn's sign)."""
+        """Log-likelihood bound, or negated anomaly score, of every record [n]; higher is more ordinary (sklearn)."""
         return self._fitted.score(X)
 
     def decision_function(self, X: Any, score: str | None = None) -> NDArray[np.float64]:  # noqa: ANN401

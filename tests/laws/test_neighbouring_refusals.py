@@ -48,9 +48,13 @@ def neighbors(frame):
     ]
 
 
-@pytest.mark.parametrize("options", [{}, {"rows": 30, "recipe": "gradients", "training": SMALL}])
+@pytest.mark.parametrize(
+    "options", [{}, {"recipe": "detection"}, {"rows": 30, "recipe": "gradients", "training": SMALL}]
+)
 def test_a_table_is_fitted_whatever_its_cells_are(transcript, people, facts, options):
     frame = people(1500)
+    if options.get("recipe") == "detection":
+        facts = facts.model_copy(update={"label": None})
     first = transcript(VAE(5.0, **options), frame, schema=facts)
     assert first["outcome"] == "fitted"
     for other in neighbors(frame):

@@ -276,6 +276,12 @@ def test_schemas_that_cannot_be_meant_are_refused_before_anything_is_spent(schem
         vae(schema=schema).plan()
 
 
+def test_more_cells_than_memory_holds_are_refused_by_the_plan(monkeypatch):
+    monkeypatch.setattr(detection, "_MOST_CELLS", 1000)
+    with pytest.raises(ResourceError, match="larger units or keep fewer columns"):
+        vae().plan()
+
+
 def test_options_of_other_recipes_are_refused(pictures):
     with pytest.raises(UsageError, match="leave out fidelity"):
         vae(fidelity=True).plan()

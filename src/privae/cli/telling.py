@@ -51,7 +51,9 @@ def verdict(plan: Plan) -> str:
     if plan.rows is None:
         return f"can it work: from {need} on; declare --rows to be told"
     if plan.rows < plan.rows_needed:
-        instead = "evaluate more" if plan.recipe == "evaluation" else "declare fewer bins"
+        instead = {"evaluation": "evaluate more", "detection": "keep fewer columns"}.get(
+            plan.recipe, "declare fewer bins"
+        )
         return f"can it work: hardly: it needs {need}, and noise will dominate; raise epsilon, or {instead}"
     return f"can it work: yes; it needs {need}"
 

@@ -38,6 +38,7 @@ FULL, SOME = (
     20.0,
     5.0,
 )  # n mu / d from which covariances, and from which anything but public units, are trusted
+_MOST_CELLS = 10**8
 _UNITS = 256  # of a width, where a column declares no unit
 _CERTAIN = 5.0
 _MOST_ROWS = 2**22  # times BOUND^2 = 2^40, still below 2^62
@@ -96,9 +97,13 @@ def layout_of(schema: Schema) -> Layout:
 
 
 def draft(schema: Schema, budget: Budget) -> Draft:
-    """The phases of a fit, before their noise is known."""
+    """The phases of a fit, before their noise is known. Errors: ResourceError for too many cells."""
     layout = layout_of(schema)
     size = len(layout.grid)
+    if layout.size + size**2 > _MOST_CELLS:
+        raise ResourceError(
+            "the schema has too many cells to count; declare larger units or keep fewer columns"
+        )
     rows = budget.rows or 10_000
     shares = QUANTILE_SHARE, 1.0 - QUANTILE_SHARE
     left_out = "category columns take part in the tail score, not in distances between records"
