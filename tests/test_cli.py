@@ -260,7 +260,10 @@ def test_a_table_is_fitted_for_anomaly_scores(room, tmp_path, capsys) -> None:
     assert (
         main(["fit", *table, "--plan", str(tmp_path / "plan.toml"), "-o", str(model), "--audit", "none"]) == 0
     )
-    assert "note: scores use the covariance of the columns" in capsys.readouterr().out
+    told = "note: scores use the covariance of the columns"
+    assert told in capsys.readouterr().out
+    assert main(["inspect", str(model)]) == 0
+    assert told in capsys.readouterr().out
     new = room.folder / "new.csv"
     frame, fitted = pd.read_csv(new), VAE.load(model)
     for options, name in (([], "combined"), (["--by", "tail"], "tail")):

@@ -105,9 +105,8 @@ def model_text(model: VAE, path: Path) -> str:
         what = f"images of {facts.height} x {facts.width} pixels{labels}"
     plan = plan_text(model.plan_, promise=False)
     sites = f"\n\n{federation_text(model.federation_)}" if model.federation_ else ""
-    return (
-        f"{path}: a model of {what}\n\n{model.guarantee}\n\n{plan}{sites}\n\nledger head: {model.ledger.head}"
-    )
+    notes = "".join(f"\nnote: {note}" for note in getattr(model.fitted_, "notes", ()))
+    return f"{path}: a model of {what}\n\n{model.guarantee}\n\n{plan}{notes}{sites}\n\nledger head: {model.ledger.head}"
 
 
 def federation_text(facts: Mapping[str, Any]) -> str:

@@ -121,8 +121,8 @@ def draft(schema: Schema, budget: Budget) -> Draft:
         ),
         settings={},
         rows_needed=lambda noisy: _rows_needed(noisy, size),
-        seconds=2.0 + 2e-7 * rows * layout.grid.squared + 1e-9 * rows * size**2,
-        megabytes=300 + 4e-5 * rows * size + 5e-5 * layout.size,
+        seconds=2.0 + 7e-8 * rows * layout.grid.squared + 1e-9 * rows * size**2,
+        megabytes=500 + 6e-5 * rows * size + 5e-5 * layout.size,
         notes=(left_out,) if len(layout.sizes) else (),
     )
 
@@ -302,7 +302,8 @@ class FittedDetection(FittedTable):
     @property
     def notes(self) -> tuple[str, ...]:
         """What the scores rest on, in words: a rule on releases and public numbers."""
-        return (_NOTES[self.model.basis],)
+        known = f"{self.model.known:.0%} of the covariances between columns stood out from the known noise"
+        return _NOTES[self.model.basis], *((known,) if self.model.basis == "covariance" else ())
 
     def scores(self, data: pd.DataFrame) -> dict[str, Floats]:
         """Every score of every row, higher is stranger, [n] each: see `DetectionModel.scores`."""
