@@ -44,6 +44,12 @@ STANDARDIZED: Fact = (-50, 50, 0.1)  # values that somebody else has divided by 
 SCALED: Fact = (0, 1, 0.001)  # values that somebody else has brought to between 0 and 1
 
 
+WHY = {
+    "cardio": "with 800 rows and 21 columns the noise of one count is 5 % of the rows, so tails thinner than that cannot "
+    "be told; without noise the tail score reads single rows, and is far above all others"
+}
+
+
 @dataclass(frozen=True)
 class Declared:
     """What one would say of a set in public: rows to fit, and bounds and a unit of its columns. bar: of its AUC."""
@@ -187,9 +193,13 @@ def sets(report: Report, _: Any) -> None:
         best = {epsilon: max(auc["mahalanobis"], auc["tail"]) for epsilon, auc in found.items()}
         report.check(f"{name}: AUC at epsilon 1, better of both", best[1.0], declared.bar, "at_least")
         report.check(f"{name}: AUC that noise costs the better", best[math.inf] - best[1.0], 0.02, "at_most")
+        if not report.checks[-1]["met"]:
+            report.checks[-1]["reason"] = WHY.get(name, "not known")
         default = {epsilon: auc["combined"] for epsilon, auc in found.items()}
         lost = default[math.inf] - default[1.0]
         report.check(f"{name}: AUC that noise costs the default score", lost, 0.02, "at_most")
+        behind = max(found[1.0].values()) - default[1.0]
+        report.check(f"{name}: AUC of the default score below the best", behind, 0.02, "at_most")
     if importlib.util.find_spec("pyod") is None:
         for peer in ("PyOD's ECOD", "PyOD's AutoEncoder"):
             report.not_measured.append({"name": peer, "reason": "PyOD is not installed"})

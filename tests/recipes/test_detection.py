@@ -103,6 +103,13 @@ def test_each_score_has_a_name_and_the_default_is_the_combined_one(model):
     assert set(parts) == {*SCORES, "distance"}
 
 
+def test_codes_are_scored_by_numbers_drawn_from_their_bins(model):
+    frame = pd.concat([one(), one(amount=90_000.0)])
+    found = model.fitted_.score_codes(model.fitted_.codec.encode(frame))
+    assert found.shape == (2,)
+    assert found[0] > found[1]
+
+
 def test_another_model_has_one_score(tiny, people, facts):
     other = VAE(math.inf).fit(people(300), schema=facts)
     with pytest.raises(UsageError, match="one score"):
