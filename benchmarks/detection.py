@@ -45,8 +45,8 @@ SCALED: Fact = (0, 1, 0.001)  # values that somebody else has brought to between
 
 
 WHY = {
-    "cardio": "with 800 rows and 21 columns the noise of one count is 5 % of the rows, so tails thinner than that cannot "
-    "be told; without noise the tail score reads single rows, and is far above all others"
+    "cardio": "with 800 rows and 21 columns the noise of one count is 5 % of the rows, so tails thinner than that are "
+    "not told; without noise the tail score reads single rows, and is far above all others"
 }
 
 
