@@ -249,6 +249,33 @@ def test_sample_writes_a_table_as_it_went_in(room, tmp_path, name, capsys) -> No
     assert main(["sample", room.model, "-n", "-1", "-o", str(target)]) == 2
 
 
+def test_a_table_is_fitted_for_anomaly_scores(room, tmp_path, capsys) -> None:
+    facts = room.folder / "people.toml"
+    plain = tmp_path / "plain.toml"
+    plain.write_text(facts.read_text().replace('label = "ill"\n', ""))
+    table = [str(room.folder / "people.csv"), "--schema", str(plain)]
+    assert main(["plan", *table, *PUBLIC, "--recipe", "detection", "-o", str(tmp_path / "plan.toml")]) == 0
+    assert "recipe detection" in capsys.readouterr().out
+    model = tmp_path / "m.privae"
+    assert (
+        main(["fit", *table, "--plan", str(tmp_path / "plan.toml"), "-o", str(model), "--audit", "none"]) == 0
+    )
+    told = "note: scores use the covariance of the columns"
+    assert told in capsys.readouterr().out
+    assert main(["inspect", str(model)]) == 0
+    assert told in capsys.readouterr().out
+    new = room.folder / "new.csv"
+    frame, fitted = pd.read_csv(new), VAE.load(model)
+    for options, name in (([], "combined"), (["--by", "tail"], "tail")):
+        top = said(capsys, "score", model, new, "--top", 3, *options)["scores"]
+        expected = np.sort(fitted.decision_function(frame, name))[::-1][:3]
+        assert [row["score"] for row in top] == pytest.approx(expected.tolist())
+    assert main(["score", room.model, str(new), "--by", "tail"]) == 2
+    assert "one score" in capsys.readouterr().err
+    assert main(["fit", *room.table, *PUBLIC, "--recipe", "detection", "-o", str(tmp_path / "n.privae")]) == 2
+    assert "label 'ill' takes no part in detection" in capsys.readouterr().err
+
+
 def test_score_names_the_strangest_rows(room, tmp_path, capsys) -> None:
     new, target = room.folder / "new.csv", tmp_path / "scores.csv"
     expected = VAE.load(room.model).decision_function(pd.read_csv(new, dtype=str))

@@ -25,27 +25,27 @@ from privae.audit.coins import Coins
 from privae.audit.suite import Audit, Level
 from privae.audit.suite import audit as run_audit
 from privae.data.images import ImageSchema
-from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.errors import ArtifactError, UsageError
 from privae.plan import Plan, check_budget
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
 from privae.privacy.noise import NoiseSource
+from privae.recipes.detection import scores_of
 from privae.recipes.fitted import AnyFitted, Fitted, FittedRatings
 from privae.recipes.gradients import Training
 from privae.recipes.modality import (
     Facts,
-    ImageRecipe,
     RatingRecipe,
     Recipe,
-    TableRecipe,
     archived,
     as_declared,
     data_of,
     from_members,
     identity,
+    name_of,
     needs_network,
+    recipe_named,
 )
 from privae.recipes.phases import Budget, Run, budget_of, check_plan, plan_of
 from privae.training.books import Books, Places, charges_of, follows
@@ -65,7 +65,8 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     epsilon: the promise; it has no default, and math.inf fits without noise (NOT PRIVATE). delta: its slack.
     rows: roughly how many records there are (of ratings: persons), as you would say in public; gradients need it as
     their divisor.
-    recipe: "auto" (statistics first) or "gradients" (the whole network by noisy clipped gradients).
+    recipe: "auto" (statistics first), "gradients" (the whole network by noisy clipped gradients), or "detection"
+        (of tables: released quantiles and moments, for anomaly scores).
     schema: Schema for a table, RatingSchema for ratings (here or in `fit`); images have one by their shape, `classes`.
     classes: of images with labels: their number (labels "0", "1", ...), their names, or None to buy them.
     fidelity: train a residual decoder for images; None decides by epsilon. strict: refuse values outside the schema.
@@ -179,12 +180,15 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return made[0] if made[1] is None else made
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:  # noqa: ANN401
-        """Log-likelihood bound of every record [n]; higher is more ordinary (scikit-learn's sign)."""
+        """Log-likelihood bound, or negated anomaly score, of every record [n]; higher is more ordinary (sklearn)."""
         return self._fitted.score(X)
 
-    def decision_function(self, X: Any) -> NDArray[np.float64]:  # noqa: ANN401
-        """Anomaly score of every record [n]; higher is stranger (PyOD's sign)."""
-        return -self.score_samples(X)
+    def decision_function(self, X: Any, score: str | None = None) -> NDArray[np.float64]:  # noqa: ANN401
+        """Anomaly score of every record [n]; higher is stranger (PyOD's sign).
+
+        score: of a "detection" model, "combined" (the default), "mahalanobis", "diagonal" or "tail".
+        """
+        return -self.score_samples(X) if score is None else scores_of(self._fitted, X, score)
 
     def predict(self, X: Any, contamination: float = 0.05) -> NDArray[np.int64]:  # noqa: ANN401
         """1 for an anomaly, else 0, [n]: stranger than all but a share `contamination` of the model's own samples.
@@ -318,8 +322,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         recounted = [recount(finding, plan) for finding in findings]
         if None in recounted:
             raise ArtifactError(f"{path} holds findings that its canaries do not show; do not trust it")
-        recipe = "gradients" if plan.recipe == "gradients" else "auto"
-        model = cls(plan.epsilon, plan.delta, plan.rows, recipe, fitted.schema, strict=plan.strict)
+        model = cls(plan.epsilon, plan.delta, plan.rows, name_of(plan), fitted.schema, strict=plan.strict)
         model.canary_findings_ = [finding for finding in recounted if finding is not None]
         model.federation_ = federation
         return model._set(fitted, plan, ledger, extra)
@@ -342,23 +345,13 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _twin(self) -> tuple["VAE", Facts]:
         """An unfitted VAE that plans what this one did, and the schema as it was declared."""
         plan, declared = self.plan_, as_declared(self.fitted_.schema, self.plan_)
-        recipe = "gradients" if plan.recipe == "gradients" else "auto"
-        model = VAE(plan.epsilon, plan.delta, plan.rows, recipe, declared, network=self.network)
+        model = VAE(plan.epsilon, plan.delta, plan.rows, name_of(plan), declared, network=self.network)
         model.set_params(strict=plan.strict, fidelity=budget_of(plan).fidelity, training=Training.of(plan))
         return model, declared
 
     def _recipe(self, schema: Facts, plan: Plan | None = None) -> Recipe:
-        if self.recipe not in ("auto", "gradients"):
-            raise UsageError('recipe is "auto" or "gradients"')
-        by_gradients = plan.recipe == "gradients" if plan else self.recipe == "gradients"
-        training = self.training or Training()
-        if isinstance(schema, ImageSchema):
-            return ImageRecipe(schema, by_gradients, training, self.network)
-        if isinstance(schema, RatingSchema):
-            if self.network is not None:
-                raise UsageError("ratings take no network of your own; leave it out")
-            return RatingRecipe(schema, by_gradients, training)
-        return TableRecipe(schema, by_gradients, training, self.network)
+        name = name_of(plan) if plan else self.recipe
+        return recipe_named(name, schema, self.training, self.network)
 
     def _data(self, x: Any, y: Any, schema: Facts | None) -> tuple[Any, Facts]:  # noqa: ANN401
         return data_of(x, y, schema, self.classes)

@@ -68,6 +68,18 @@ def test_without_noise_the_figures_are_those_of_the_scores(model, people) -> Non
             assert (scores < told["low"]).mean() - 0.02 <= share <= (scores < told["high"]).mean() + 0.02
 
 
+def test_anomaly_scores_are_evaluated_as_they_are_given(facts, people, tmp_path) -> None:
+    schema = facts.model_copy(update={"label": None})
+    fitted = VAE(INF, 1e-5, 600, recipe="detection", schema=schema).fit(people(900))
+    fitted.save(tmp_path / "m.privae")
+    frame = people(400, seed=5)
+    figures = evaluated(tmp_path / "m.privae", INF, frame).figures()
+    scores, own = fitted.score_samples(frame), fitted.fitted_.sampled_scores(10_000, frame)
+    for share in released.SHARES:
+        shown = figures["stranger_than_own"][str(share)]["value"]
+        assert shown == pytest.approx((scores < np.quantile(own, share)).mean(), abs=1e-3)
+
+
 def test_images_are_told_apart_by_their_class(pictures, tmp_path, tiny) -> None:
     x, y = pictures(400)
     kept = y == 0

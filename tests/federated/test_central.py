@@ -39,6 +39,18 @@ def test_closed_form_phases_are_bit_identical_to_a_central_fit_with_the_same_noi
     assert_same(made.coordinator.fitted.model.state(), central.fitted_.model.state(), 0.0)
 
 
+def test_anomaly_scores_of_several_sites_are_bit_identical_to_a_central_fits(
+    agreed, people, facts, monkeypatch
+) -> None:
+    schema = facts.model_copy(update={"label": None})
+    vae = VAE(8.0, 1e-5, 600, recipe="detection", schema=schema)
+    terms, records = agreed(vae, "xyz"), (people(900), None)
+    made = with_noise_of_one(terms, records, "even", monkeypatch)
+    vae.fit(records[0], plan=terms.plan_of(), noise=NoiseSource(KEY))
+    assert_same(made.coordinator.fitted.model.state(), vae.fitted_.model.state(), 0.0)
+    assert made.coordinator.fitted.notes == vae.fitted_.notes
+
+
 def with_noise_of_one(terms, records, split, monkeypatch):
     """The study, in which one site draws the central fit's noise and the others none."""
     source = NoiseSource(KEY)

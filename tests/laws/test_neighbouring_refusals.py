@@ -71,9 +71,13 @@ def test_ratings_are_fitted_whatever_their_cells_are(transcript, plays, options)
         assert again["vae"].ledger.events == first["vae"].ledger.events
 
 
-@pytest.mark.parametrize("options", [{}, {"rows": 30, "recipe": "gradients", "training": SMALL}])
+@pytest.mark.parametrize(
+    "options", [{}, {"recipe": "detection"}, {"rows": 30, "recipe": "gradients", "training": SMALL}]
+)
 def test_a_table_is_fitted_whatever_its_cells_are(transcript, people, facts, options):
     frame = people(1500)
+    if options.get("recipe") == "detection":
+        facts = facts.model_copy(update={"label": None})
     first = transcript(VAE(5.0, **options), frame, schema=facts)
     assert first["outcome"] == "fitted"
     for other in neighbors(frame):

@@ -80,7 +80,7 @@ def members_of(path):
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-@pytest.mark.parametrize("recipe", ["auto", "gradients"])
+@pytest.mark.parametrize("recipe", ["auto", "gradients", "detection"])
 def test_fits_of_tables(people, schema, facts, tmp_path, capfd, caplog, recipe):
     caplog.set_level(logging.DEBUG)
     told = Told()
@@ -88,10 +88,10 @@ def test_fits_of_tables(people, schema, facts, tmp_path, capfd, caplog, recipe):
     vae = VAE(3.0, rows=30, recipe=recipe, training=training)
     frame = planted(people)
     used = schema
-    if recipe == "gradients":
-        used = schema.model_copy(
-            update={"columns": (schema.columns[0], facts.columns[1], *schema.columns[2:])}
-        )
+    if recipe != "auto":
+        columns = (schema.columns[0], facts.columns[1], *schema.columns[2:])
+        label = schema.label if recipe == "gradients" else None
+        used = schema.model_copy(update={"columns": columns, "label": label})
     shared = Ledger.open(tmp_path / "shared.ledger", 9.0, 1e-5)
     vae.fit(frame, schema=used, watch=told, ledger=shared)
     vae.save(tmp_path / "a.privae")

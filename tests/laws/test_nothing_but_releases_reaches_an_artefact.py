@@ -89,6 +89,11 @@ CASES = {
         tables(p),
         {"schema": f, "coins": COINS},
     ),
+    "detection": lambda p, _, f: (
+        {"epsilon": 3.0, "rows": 600, "recipe": "detection"},
+        tables(p),
+        {"schema": f.model_copy(update={"label": None})},
+    ),
     "images": lambda _, x, f: (
         {"epsilon": 3.0, "classes": 2, "fidelity": False},
         images(x),

@@ -20,7 +20,7 @@ from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.data.values import distinct
 from privae.privacy.noise import NoiseSource
-from privae.recipes import gradients, image, ratings, table
+from privae.recipes import detection, gradients, image, ratings, table
 from privae.recipes.gradients import Training
 from privae.recipes.phases import CATEGORIES, Budget, Run, plan_of
 from privae.sums.likes import UNIT
@@ -157,6 +157,60 @@ def test_category_counts_of_any_texts(records, put, taken):
         return {CATEGORIES: [(np.array(aligned, np.int64), weight)]}
 
     obeys(plan, totals_of, records, min(taken, len(records) - 1), put)
+
+
+# --- anomaly detection ------------------------------------------------------------------------------------
+
+DETECTION = Schema(
+    columns=(
+        *SCHEMA.columns[:2],
+        Column(name="choice", kind="category", categories=("1", "a", "b"), missing=True),
+        Column(name="third", kind="numeric", bounds=(-1000, 1000), unit=1e-3),
+    )
+)
+records_of_detection = st.tuples(*[cell] * 4)
+
+
+@pytest.fixture(scope="module")
+def detected():
+    """A plan with the releases of an ordinary fit, which every other fit here is answered with."""
+    budget = Budget(2.0, 1e-6)
+    plan = plan_of(detection.draft(DETECTION, budget), budget, DETECTION.hash, "source")
+    rng, first = np.random.default_rng(0), Replay(plan, {})
+    detection_fit(first, [(a, b, "a", c) for a, b, c in rng.uniform(0, 3, (3000, 3))])
+    return plan, first.answers
+
+
+def detection_fit(run, chosen):
+    frame = pd.DataFrame(chosen, columns=[c.name for c in DETECTION.columns], dtype=object)
+    detection.DetectionRecipe(DETECTION).fit(run, frame)
+    return run.totals
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    records=st.lists(records_of_detection, min_size=1, max_size=5),
+    put=records_of_detection,
+    taken=st.integers(0, 4),
+)
+def test_trees_and_moments_of_any_cells(detected, records, put, taken):
+    plan, answers = detected
+    obeys(
+        plan,
+        lambda chosen: detection_fit(Replay(plan, answers), chosen),
+        records,
+        min(taken, len(records) - 1),
+        put,
+    )
+
+
+def test_some_record_uses_up_the_sensitivity_of_trees_and_moments(detected):
+    plan, answers = detected
+    none, full = (detection_fit(Replay(plan, answers), chosen) for chosen in ([], [(0, 0, "a", 1000.0)]))
+    assert distance(full["bounds"], none["bounds"]) == pytest.approx(
+        plan.phase("bounds").sensitivity, rel=1e-12
+    )
+    assert distance(full["moments"], none["moments"]) >= 1.12
 
 
 # --- images -----------------------------------------------------------------------------------------------

@@ -1,15 +1,18 @@
 """Law: the same records in other chunks, orders or parts give the same integers, bit for bit (rule 1)."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privae.data.column import Column
+from privae.data.schema import Schema
 from privae.privacy.clipping import clip_to_grid
 from privae.privacy.noise import NoiseSource
-from privae.recipes import image, table
+from privae.recipes import detection, image, table
 from privae.recipes.phases import Budget, Run, plan_of
-from privae.sums import moments
+from privae.sums import moments, quantiles
 from privae.sums.moments import BOUND
 from privae.training.watch import Silent
 
@@ -94,6 +97,33 @@ def test_all_statistics_of_images(chunked, pictures):
         watch.totals = []
         model = image.fit(Totals(plan, lambda *_: None, NoiseSource(bytes(32)), watch), x[order], y[order], 2)
         seen.append((watch.totals, list(model.state().values())))
+    for first, second in zip(*seen, strict=True):
+        assert len(first) == len(second) > 3
+        assert all(bool((a == b).all()) for a, b in zip(first, second, strict=True))
+
+
+def test_trees_of_counts():
+    rng = np.random.default_rng(0)
+    grid = quantiles.grid([0.0, -1.0], [1.0, 1.0], [0.01, 0.5])
+    places = grid.places(np.where(rng.random((300, 2)) < 0.1, np.nan, rng.normal(size=(300, 2))))
+    whole = quantiles.counts(places, grid)
+    assert (sum(quantiles.counts(places[part], grid) for part in parts_of(300, rng)) == whole).all()
+
+
+def test_all_statistics_of_detection(chunked):
+    rng = np.random.default_rng(0)
+    columns = (Column(name=name, kind="numeric", bounds=(-9, 9), unit=0.1) for name in "abc")
+    recipe = detection.DetectionRecipe(Schema(columns=tuple(columns)))
+    budget = Budget(2.0, 1e-6)
+    plan = plan_of(recipe.draft(budget), budget, "schema", "source")
+    frame = pd.DataFrame(rng.standard_cauchy((3000, 3)), columns=list("abc"))
+    seen = []
+    for rows, order in ((4096, np.arange(3000)), (97, rng.permutation(3000))):
+        chunked(rows)
+        watch = Kept()
+        watch.totals = []
+        made = recipe.fit(Totals(plan, lambda *_: None, NoiseSource(bytes(32)), watch), frame.iloc[order])
+        seen.append((watch.totals, list(made.model.state().values())))
     for first, second in zip(*seen, strict=True):
         assert len(first) == len(second) > 3
         assert all(bool((a == b).all()) for a, b in zip(first, second, strict=True))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from privae.attacks.bounds import CONFIDENCE, corrected, guessed, guesses_about, one_run_bound, one_run_power
 from privae.attacks.finding import Attack, Channel, Finding, Text
 from privae.audit.coins import Coins
+from privae.audit.readings import joint, likely, moment_reading, of_detection
 from privae.data.codec import Codec
 from privae.data.images import ImageSchema, label_codes
 from privae.data.ratings import RatingSchema
@@ -28,7 +29,8 @@ from privae.errors import UsageError
 from privae.models.priors import ProductMixture
 from privae.models.table import TableModel, onehot
 from privae.plan import Plan
-from privae.recipes import image, table
+from privae.recipes import detection, image, table
+from privae.recipes.detection import FittedDetection
 from privae.recipes.fitted import AnyFitted, Fitted, FittedImages, FittedRatings, FittedTable
 from privae.recipes.phases import Released
 from privae.sums import moments
@@ -248,6 +250,8 @@ def recount(finding: Finding, plan: Plan) -> Finding | None:
 def _reading(canaries: Canaries, fit: _Fit) -> Floats | None:
     if isinstance(fit.fitted, FittedTable) and table.TABLES in fit.transcript:
         return _read_tables(canaries, fit, fit.fitted)
+    if isinstance(fit.fitted, FittedDetection) and detection.MOMENTS in fit.transcript:
+        return of_detection(fit.plan, fit.fitted, fit.transcript, (fit.data, canaries.data))
     if isinstance(fit.fitted, FittedImages) and image.AXES in fit.transcript:
         return _read_images(canaries, fit, fit.fitted)
     return None
@@ -276,17 +280,6 @@ def _categories(canaries: Canaries, fit: _Fit) -> Floats | None:
 
 def _loss(canaries: Canaries, fit: _Fit) -> Floats:
     return fit.fitted.score(canaries.data)
-
-
-def likely(reads: Floats, overlaps: Floats, noise: float) -> Floats:
-    """The best linear guess of every canary's coin, from what each reads and how much of another it would read.
-
-    Shapes: reads [m], overlaps [m, m] -> [m]. The residual is b' C + noise, with b the coins (variance 1/4), C the
-    contributions; reads = C residual, overlaps = C C'.
-    """
-    ridge = 4 * noise**2 + 1e-9 * max(float(np.trace(overlaps)) / max(len(reads), 1), 1.0)
-    found: Floats = np.linalg.solve(overlaps + ridge * np.eye(len(reads)), reads - overlaps.sum(1) / 2)
-    return found
 
 
 def _read_tables(canaries: Canaries, fit: _Fit, fitted: FittedTable) -> Floats:
@@ -346,33 +339,10 @@ def _read_images(canaries: Canaries, fit: _Fit, fitted: FittedImages) -> Floats:
     codes = [image.latent_codes(part, *axes, sizes) for part in known]
     second = image.unpacked(transcript[image.CLASSES], sizes.latent)
     parts = [
-        _moment_reading(first, known, one, _deviation(fit.plan, image.AXES)),
-        _moment_reading(second, codes, classes, _deviation(fit.plan, image.CLASSES)),
+        moment_reading(first, known, one, _deviation(fit.plan, image.AXES)),
+        moment_reading(second, codes, classes, _deviation(fit.plan, image.CLASSES)),
     ]
-    least = min(noise for _, _, noise in parts)
-    weights = [1.0 if noise == least else (least / noise) ** 2 for _, _, noise in parts]
-    reads = sum((w * read for w, (read, _, _) in zip(weights, parts, strict=True)), np.zeros(len(canaries)))
-    overlaps = sum((w * over for w, (_, over, _) in zip(weights, parts, strict=True)), np.zeros((1, 1)))
-    return likely(reads, overlaps, least)
-
-
-def _moment_reading(
-    released: list[moments.Moments], codes: list[Integers], classes: list[Integers], noise: float
-) -> tuple[Floats, Floats, float]:
-    """What every canary reads of one phase of moments, the overlaps, and the noise, in weighted units."""
-    real, mine = codes
-    unit = mine / moments.BOUND
-    reads = np.zeros(len(mine))
-    for c, group in enumerate(released):
-        known = moments.unpack(moments.sums(real[classes[0] == c]).astype(np.float64), real.shape[1])
-        chosen = classes[1] == c
-        z = unit[chosen]
-        second = (group.second - known.second) / float(moments.BOUND) ** 2
-        first = (group.first - known.first) / moments.BOUND
-        reads[chosen] = ((z @ second) * z).sum(1) + z @ first / 4 + (group.count - known.count) / 100
-    inner = unit @ unit.T
-    same = classes[1][:, None] == classes[1]
-    return reads, np.where(same, inner**2 + inner / 4 + 1 / 100, 0.0), noise
+    return joint(parts)
 
 
 def _classes(schema: ImageSchema, labels: Any, count: int) -> Integers:  # noqa: ANN401

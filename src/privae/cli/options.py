@@ -15,10 +15,20 @@ class Example(StrEnum):
 
 
 class Recipe(StrEnum):
-    """How to fit: statistics first, or the whole network by noisy gradients."""
+    """How to fit: statistics first, the whole network by noisy gradients, or statistics for anomaly scores."""
 
     AUTO = "auto"
     GRADIENTS = "gradients"
+    DETECTION = "detection"
+
+
+class Score(StrEnum):
+    """Anomaly scores of a model of recipe detection."""
+
+    COMBINED = "combined"
+    MAHALANOBIS = "mahalanobis"
+    DIAGONAL = "diagonal"
+    TAIL = "tail"
 
 
 class Share(StrEnum):
@@ -116,7 +126,12 @@ Classes = Annotated[
     str | None, option("--classes", text="Labels of images: 10 means 0 to 9, or names: cat,dog.")
 ]
 HowToFit = Annotated[
-    Recipe | None, option("--recipe", text="auto: statistics first. gradients: the whole network.")
+    Recipe | None,
+    option(
+        "--recipe",
+        text="auto: statistics first. gradients: the whole network. detection: a table's quantiles and moments, "
+        "for `privae score`; a unit in the schema for each numeric column makes them finer.",
+    ),
 ]
 Fidelity = Annotated[
     bool | None,
@@ -177,6 +192,14 @@ Top = Annotated[
     option(
         "--top",
         text="Only the strangest. Default: 20, or all of them with -o.",
+    ),
+]
+ScoreBy = Annotated[
+    Score | None,
+    option(
+        "--by",
+        text="Of recipe detection: combined (default), mahalanobis (records that break how columns move together), "
+        "diagonal, or tail (records with rare values; it resists anomalies among the fitted records).",
     ),
 ]
 Cap = Annotated[float, option("--epsilon", text="What all fits together may spend.")]

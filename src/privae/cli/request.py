@@ -21,7 +21,7 @@ from privae.models.networks import Activation
 from privae.plan import Plan
 from privae.recipes.fitted import FittedRatings
 from privae.recipes.gradients import Training
-from privae.recipes.modality import Facts, image_schema
+from privae.recipes.modality import Facts, image_schema, name_of
 from privae.training.books import check_checkpoint
 from privae.training.launch import place
 from privae.training.loop import Local
@@ -123,7 +123,7 @@ class Request:
             plan.epsilon,
             plan.delta,
             plan.rows,
-            "gradients" if plan.recipe == "gradients" else "auto",
+            name_of(plan),
             facts,
             fidelity=bool(plan.settings["fidelity"]) if "fidelity" in plan.settings else None,
             strict=plan.strict,

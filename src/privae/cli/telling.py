@@ -54,7 +54,11 @@ def verdict(plan: Plan) -> str:
     if plan.rows is None:
         return f"can it work: from {need} on; declare --rows to be told"
     if plan.rows < plan.rows_needed:
-        others = {"evaluation": "raise epsilon, or evaluate more", "ratings": "popularity will recommend"}
+        others = {
+            "evaluation": "raise epsilon, or evaluate more",
+            "detection": "raise epsilon, or keep fewer columns",
+            "ratings": "popularity will recommend",
+        }
         instead = others.get(plan.recipe, "raise epsilon, or declare fewer bins")
         return f"can it work: hardly: it needs {need}, and noise will dominate; {instead}"
     return f"can it work: yes; it needs {need}"
@@ -88,7 +92,7 @@ def fitted_text(model: VAE, path: Path) -> str:
     """What a fit ends with: the guarantee in full, notes, and what to do next."""
     image = model.fitted_.kind == "image"
     new, made = ("new.npz", "synthetic.npz") if image else ("new.csv", "synthetic.csv")
-    notes = [f"note: {note}\n" for note in model.plan_.notes]
+    notes = [f"note: {note}\n" for note in (*model.plan_.notes, *getattr(model.fitted_, "notes", ()))]
     return (
         f"{''.join(notes)}{model.guarantee}\n\nwrote {path}; from here on nothing costs budget:\n"
         f"  privae sample {path} -n 1000 -o {made}\n"
@@ -109,9 +113,8 @@ def model_text(model: VAE, path: Path) -> str:
         what = f"images of {facts.height} x {facts.width} pixels{labels}"
     plan = plan_text(model.plan_, promise=False)
     sites = f"\n\n{federation_text(model.federation_)}" if model.federation_ else ""
-    return (
-        f"{path}: a model of {what}\n\n{model.guarantee}\n\n{plan}{sites}\n\nledger head: {model.ledger.head}"
-    )
+    notes = "".join(f"\nnote: {note}" for note in getattr(model.fitted_, "notes", ()))
+    return f"{path}: a model of {what}\n\n{model.guarantee}\n\n{plan}{notes}{sites}\n\nledger head: {model.ledger.head}"
 
 
 def federation_text(facts: Mapping[str, Any]) -> str:

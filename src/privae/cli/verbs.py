@@ -212,13 +212,15 @@ def sample(
 
 @app.command(
     epilog=examples(
-        "privae score patients.privae new.csv -o scores.csv", "privae score patients.privae new.csv --top 20"
+        "privae score patients.privae new.csv -o scores.csv",
+        "privae score patients.privae new.csv --top 20 --by tail     (a model of recipe detection)",
     )
 )
-def score(
+def score(  # noqa: PLR0913  one parameter an option
     model: given.Model,
     data: given.Data,
     top: given.Top = None,
+    by: given.ScoreBy = None,
     output: given.MaybeOutput = None,
     quiet: given.Quiet = False,
     as_json: given.AsJson = False,
@@ -227,7 +229,9 @@ def score(
     out = Terminal(quiet, as_json)
     if top is not None and top < 1:
         raise UsageError("--top must be at least 1")
-    (who, names), scores = _applied(out, (model, data, output), lambda fitted, x: fitted.decision_function(x))
+    (who, names), scores = _applied(
+        out, (model, data, output), lambda fitted, x: fitted.decision_function(x, by)
+    )
     import pandas as pd
 
     frame = pd.DataFrame({who: names, "score": scores})

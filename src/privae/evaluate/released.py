@@ -32,6 +32,7 @@ from privae.errors import ArtifactError, PrivacyRefused, UsageError
 from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
+from privae.recipes.detection import FittedDetection
 from privae.recipes.fitted import Fitted, FittedRatings, FittedTable
 from privae.recipes.modality import from_members, needs_network
 from privae.recipes.phases import Budget, Draft, Run, plan_of, statistics
@@ -210,6 +211,8 @@ def edges_of(fitted: Fitted) -> Floats:
 def _scores(fitted: Fitted, data: Any, labels: Any) -> tuple[NDArray[np.int64], Iterator[float]]:  # noqa: ANN401
     """Class codes [n], and each record's score, computed by itself; a table's label plays no part in it."""
     names = class_names(fitted.schema)
+    if isinstance(fitted, FittedDetection):  # it has no label, and reads numbers finer than their bins
+        return np.full(len(data), len(names)), _each(fitted.score, data)
     if isinstance(fitted, FittedTable):
         codes, label = fitted.codec.encode(data), fitted.codec.label
         classes = np.full(len(codes), -1) if label is None else codes[:, label].astype(np.int64)
@@ -223,7 +226,7 @@ def _scores(fitted: Fitted, data: Any, labels: Any) -> tuple[NDArray[np.int64], 
     return np.where(classes < 0, len(names), classes), scores
 
 
-def _each(score: Callable[[NDArray[Any]], Floats], records: NDArray[Any]) -> Iterator[float]:
+def _each(score: Callable[[Any], Floats], records: Any) -> Iterator[float]:  # noqa: ANN401
     """Each record's score by itself; nan where there is none.
 
     privacy: a model that a stranger made may fail on some records, and an error would tell that one of them is here.

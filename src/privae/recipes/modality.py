@@ -24,11 +24,13 @@ from privae.models.image import ImageModel
 from privae.models.latent import LatentModel
 from privae.models.likelihoods import Categorical, of_pixels
 from privae.models.preferences import PreferenceModel, PreferenceNetwork
+from privae.models.scores import DetectionModel
 from privae.models.table import TableModel
 from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
-from privae.recipes import gradients, image, ratings, table
+from privae.recipes import detection, gradients, image, ratings, table
+from privae.recipes.detection import DetectionRecipe, FittedDetection
 from privae.recipes.fitted import (
     AnyFitted,
     FittedImages,
@@ -216,7 +218,11 @@ class RatingRecipe:
         return FittedRatings(*ratings.fit(run, data, self.schema))
 
 
-Recipe = TableRecipe | ImageRecipe | RatingRecipe
+AnyRecipe = TableRecipe | ImageRecipe | DetectionRecipe
+"""How tables and images are fitted."""
+Recipe = AnyRecipe | RatingRecipe
+NAMES = ("auto", "gradients", detection.RECIPE)
+"""What a person may ask for: statistics first, gradients alone, or statistics for anomaly scores."""
 Facts = Schema | ImageSchema | RatingSchema
 
 
@@ -291,10 +297,36 @@ def archived(fitted: AnyFitted, plan: Plan, guarantee: Guarantee, ledger: Ledger
     }
 
 
-def recipe_of(schema: Schema | ImageSchema, plan: Plan) -> TableRecipe | ImageRecipe:
+def recipe_of(schema: Schema | ImageSchema, plan: Plan) -> AnyRecipe:
     """The recipe that a plan was made with, for networks of privae's own."""
+    found = recipe_named(name_of(plan), schema, Training.of(plan))
+    assert not isinstance(found, RatingRecipe)
+    return found
+
+
+def name_of(plan: Plan) -> str:
+    """What a person calls the recipe of a plan."""
+    return plan.recipe if plan.recipe in NAMES else NAMES[0]
+
+
+def recipe_named(
+    name: str, schema: Facts, training: Training | None = None, network: nn.Module | None = None
+) -> Recipe:
+    """The recipe of that name for these records. Errors: UsageError for another name, or what does not go together."""
+    if name not in NAMES:
+        raise UsageError(f"recipe is one of {', '.join(NAMES)}")
+    if name == detection.RECIPE:
+        if not isinstance(schema, Schema):
+            raise UsageError('recipe "detection" is for tables; "auto" scores images and ratings, too')
+        if (training is not None and gradients.styled(training)) or network is not None:
+            raise UsageError('a network is for recipe="gradients"; detection trains none')
+        return DetectionRecipe(schema)
+    if isinstance(schema, RatingSchema):
+        if network is not None:
+            raise UsageError("ratings take no network of your own; leave it out")
+        return RatingRecipe(schema, name == "gradients", training or Training())
     made = ImageRecipe if isinstance(schema, ImageSchema) else TableRecipe
-    return made(schema, plan.recipe == "gradients", Training.of(plan))  # type: ignore[arg-type]
+    return made(schema, name == "gradients", training or Training(), network)  # type: ignore[arg-type]
 
 
 def identity(fitted: AnyFitted, ledger_head: str) -> str:
@@ -321,14 +353,17 @@ def from_members(
         model.__name__: model.load for model in (TableModel, ImageModel, PreferenceModel, PreferenceNetwork)
     }
     loads["LatentModel"] = lambda config, tensors: LatentModel.load(config, tensors, network)
+    loads["DetectionModel"] = DetectionModel.load
     model, schema = loads[stored["model"]](stored["config"], state), members["schema"]
     if stored["kind"] == "table":
-        fitted: AnyFitted = FittedTable(Schema.loads(schema.decode()), model)
+        made = FittedDetection if isinstance(model, DetectionModel) else FittedTable
+        fitted: AnyFitted = made(Schema.loads(schema.decode()), model)
     elif stored["kind"] == "ratings":
         fitted = FittedRatings(RatingSchema.loads(schema.decode()), model)
     else:
         fitted = FittedImages(ImageSchema.model_validate_json(schema), model)
-    if not belongs(fitted):
+    known = detection.belongs(fitted) if isinstance(fitted, FittedDetection) else belongs(fitted)
+    if not known:
         raise ValueError("a model of other records than its schema describes")
     return fitted
 

@@ -1,0 +1,100 @@
+"""What the reader who knows all other records reads off released sums: noise and canaries are left.
+
+A reading is (reads [m], overlaps [m, m], noise): each canary's contribution times what is left, its products with the
+others' contributions, and the standard deviation of the noise, in the weighted units of the phase.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from privae.plan import Plan
+from privae.recipes.detection import (
+    MOMENTS,
+    QUANTILES,
+    FittedDetection,
+    cell_counts,
+    layout_of,
+    records_of,
+)
+from privae.recipes.image import unpacked
+from privae.recipes.phases import Released
+from privae.sums import moments, quantiles
+from privae.sums.standard import clipped_codes
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Reading = tuple[Floats, Floats, float]
+
+
+def likely(reads: Floats, overlaps: Floats, noise: float) -> Floats:
+    """The best linear guess of every canary's coin, from what each reads and how much of another it would read.
+
+    Shapes: reads [m], overlaps [m, m] -> [m]. The residual is b' C + noise, with b the coins (variance 1/4), C the
+    contributions; reads = C residual, overlaps = C C'.
+    """
+    ridge = 4 * noise**2 + 1e-9 * max(float(np.trace(overlaps)) / max(len(reads), 1), 1.0)
+    found: Floats = np.linalg.solve(overlaps + ridge * np.eye(len(reads)), reads - overlaps.sum(1) / 2)
+    return found
+
+
+def joint(parts: Sequence[Reading]) -> Floats:
+    """`likely` of several phases at once: each is weighted by its own noise, and the overlaps add up likewise."""
+    least = min(noise for _, _, noise in parts)
+    weights = [1.0 if noise == least else (least / noise) ** 2 for _, _, noise in parts]
+    reads = np.sum([w * read for w, (read, _, _) in zip(weights, parts, strict=True)], 0)
+    overlaps = np.sum([w * over for w, (_, over, _) in zip(weights, parts, strict=True)], 0)
+    return likely(reads, overlaps, least)
+
+
+def moment_reading(
+    released: list[moments.Moments], codes: list[Integers], classes: list[Integers], noise: float
+) -> Reading:
+    """What every canary reads of one phase of moments, the overlaps, and the noise, in weighted units."""
+    real, mine = codes
+    unit = mine / moments.BOUND
+    reads = np.zeros(len(mine))
+    for c, group in enumerate(released):
+        known = moments.unpack(moments.sums(real[classes[0] == c]).astype(np.float64), real.shape[1])
+        chosen = classes[1] == c
+        z = unit[chosen]
+        second = (group.second - known.second) / float(moments.BOUND) ** 2
+        first = (group.first - known.first) / moments.BOUND
+        reads[chosen] = ((z @ second) * z).sum(1) + z @ first / 4 + (group.count - known.count) / 100
+    inner = unit @ unit.T
+    same = classes[1][:, None] == classes[1]
+    return reads, np.where(same, inner**2 + inner / 4 + 1 / 100, 0.0), noise
+
+
+def of_detection(
+    plan: Plan, fitted: FittedDetection, transcript: Mapping[str, Released], records: tuple[Any, Any]
+) -> Floats:
+    """Both phases of anomaly detection at once. records: the real ones, and the canaries."""
+    layout = layout_of(fitted.schema)
+    (known, codes), (mine, own) = (records_of(frame, fitted.schema, layout) for frame in records)
+    grid = layout.grid
+    left = transcript[QUANTILES][0] - np.concatenate(
+        [quantiles.counts(grid.places(known), grid), cell_counts(codes, layout.sizes)]
+    )
+    rows = (
+        np.append(quantiles.counts(grid.places(value[None]), grid), cell_counts(cell[None], layout.sizes))
+        for value, cell in zip(mine, own, strict=True)
+    )
+    ones = sparse.vstack([sparse.csr_array(row[None].astype(np.float64)) for row in rows], format="csr")
+    group = [np.zeros(len(part), np.int64) for part in (known, mine)]
+    clipped = [clipped_codes(part, fitted.model.standard) for part in (known, mine)]
+    released = unpacked(transcript[MOMENTS], len(grid))
+    return joint(
+        [
+            (ones @ left, (ones @ ones.T).toarray(), _deviation(plan, QUANTILES)),
+            moment_reading(released, clipped, group, _deviation(plan, MOMENTS)),
+        ]
+    )
+
+
+def _deviation(plan: Plan, name: str) -> float:
+    phase = plan.phase(name)
+    return 0.0 if phase is None else phase.mechanism().std

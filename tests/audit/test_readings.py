@@ -1,0 +1,59 @@
+"""The reader of all other records finds canaries in the sums of anomaly detection where noise is off, and not else."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from privae import VAE
+from privae.audit.canaries import LOSS, READING
+from privae.audit.coins import Coins
+from privae.audit.readings import joint, likely
+from privae.data.column import Column
+from privae.data.schema import Schema
+
+KEY = bytes(range(32))
+WIDE = Schema(
+    columns=(
+        *(Column(name=f"x{i}", kind="numeric", bounds=(-5, 5), unit=0.1) for i in range(12)),
+        Column(name="way", kind="category", categories=("a", "b")),
+    )
+)
+
+
+def numbers(count, seed=0):
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(rng.normal(size=(count, 12)), columns=[f"x{i}" for i in range(12)])
+    return frame.assign(way=rng.choice(["a", "b"], count))
+
+
+def findings(epsilon, seed=0):
+    vae = VAE(epsilon, recipe="detection", schema=WIDE)
+    vae.fit(numbers(800, seed), coins=Coins(100, 0.0, bytes([seed]) * 32))
+    return {found.attack: found for found in vae.canary_findings_}
+
+
+def test_without_noise_nearly_every_guess_is_right():
+    found = findings(float("inf"))
+    assert list(found) == [READING.name, LOSS.name]
+    assert found[READING.name].details["right"] >= 0.95 * found[READING.name].details["guesses"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_at_epsilon_one_no_reader_contradicts_the_promise(seed):
+    for found in findings(1.0, seed).values():
+        assert not found.failed
+        assert found.value <= 1.0 < found.power
+
+
+def test_a_promise_of_sums_without_noise_fails(monkeypatch):
+    from privae.privacy.mechanism import Mechanism
+
+    monkeypatch.setattr(Mechanism, "release", lambda self, total, noise, **more: total.astype(np.float64))
+    assert findings(1.0)[READING.name].failed
+
+
+def test_phases_are_weighted_by_their_noise():
+    reads, overlaps = np.array([1.0, 0.0]), np.eye(2)
+    assert joint([(reads, overlaps, 0.5)]) == pytest.approx(likely(reads, overlaps, 0.5))
+    both = joint([(reads, overlaps, 0.5), (reads[::-1], overlaps, 5.0)])
+    assert both == pytest.approx(likely(reads + 0.01 * reads[::-1], 1.01 * overlaps, 0.5))
