@@ -328,6 +328,34 @@ def render_ratings(results: dict[str, Any] | None) -> str:
     return "\n\n".join([*filter(None, tables), _targets(results["checks"])])
 
 
+def render_detection(results: dict[str, Any] | None) -> str:
+    """AUC and average precision of every set and fit, a column a score; every target."""
+    if results is None:
+        return NOTHING
+    fits: dict[tuple[str, str], dict[str, str]] = {}
+    for row in _part(results, "sets"):
+        who = f"privae, epsilon {row['epsilon']}" if row["who"] == "privae" else row["who"]
+        cells = fits.setdefault((row["set"], who.replace(".0", "")), {})
+        cells[row["score"]] = f"{row['auc']:.3f} / {row['ap']:.3f}"
+    scores = ("combined", "mahalanobis", "diagonal", "tail")
+    ours = [
+        [*key, *(cells.get(score, "") for score in scores)]
+        for key, cells in fits.items()
+        if "combined" in cells
+    ]
+    others = [
+        [*key, score, text]
+        for key, cells in fits.items()
+        if "combined" not in cells
+        for score, text in cells.items()
+    ]
+    tables = [
+        _markdown(["AUC / average precision", "fit", *scores], ours),
+        _markdown(["AUC / average precision", "beside it", "score", ""], others),
+    ]
+    return "\n\n".join([*tables, _targets(results["checks"])])
+
+
 _SCALE = {
     name: name.replace("_", " ")
     for name in ("interactions", "items", "modeled", "cpu_seconds", "peak_megabytes")
@@ -394,6 +422,7 @@ PAGES: tuple[tuple[Path, Path, _Render, str], ...] = (
     (AUDIT, AUDIT_RESULTS, render_audit, TRIED),
     (FEDERATED, FEDERATED_RESULTS, render_federated, TOGETHER),
     (AUDIT.with_name("encrypted.md"), RESULTS.with_name("encrypted.json"), render_encrypted, FIGURES),
+    (AUDIT.with_name("detection.md"), RESULTS.with_name("detection.json"), render_detection, FIGURES),
     (AUDIT.with_name("ratings.md"), RESULTS.with_name("ratings.json"), render_ratings, FIGURES),
 )
 

@@ -319,16 +319,18 @@ def rating_table(persons):
     return pd.DataFrame(rows, columns=["who", "what", "stars"], dtype=object)
 
 
+@pytest.mark.parametrize("rows", [2, 45])
 @pytest.mark.parametrize("items", [WORDS, "bought"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(records=st.lists(person, min_size=1, max_size=4), put=person, taken=st.integers(0, 3))
-def test_ratings_of_any_persons(items, records, put, taken):
+def test_ratings_of_any_persons(items, rows, records, put, taken):
     """A record is a person, with any number of rows; items are laid out by text before they are compared."""
     schema = RatingSchema(person="who", item="what", value="stars", like=3, items=items)
-    budget = Budget(1.0, 1e-6, 2)
+    budget = Budget(1.0, 1e-6, rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ratings, "_FEWEST_MODELED", 3)
         plan = plan_of(ratings.draft(schema, budget), budget, schema.hash, "source")
+    assert (plan.phase("gram matrix") is None) == (rows == 2)
     everything = sorted(distinct(rating_table([*records, put])["what"])[1])
     answers = {
         CATEGORIES: [np.frombuffer(json.dumps([(word, 50.0 * UNIT) for word in WORDS]).encode(), np.uint8)],

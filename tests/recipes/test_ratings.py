@@ -138,7 +138,24 @@ def test_as_noise_grows_popularity_recommends_and_then_nothing_is_fitted():
     order = popular.recommend(["nothing"], n=12)["what"].tolist()
     assert [name for name in order if name != "x0"] == popular.recommend(["x0"], n=12)["what"].tolist()
     with pytest.raises(DataError, match="cannot be told from none"):
-        made(0.02)
+        made(0.004)
+
+
+@pytest.mark.parametrize("items", [ITEMS, "bought"])
+def test_for_few_persons_the_plan_buys_popularity_alone_and_says_so(items):
+    schema = SCHEMA.model_copy(update={"items": items})
+    model = VAE(1.0, 1e-6, rows=60, schema=schema)
+    plan = model.plan()
+    assert "gram matrix" not in [phase.name for phase in plan.phases]
+    assert any("popularity alone is bought" in note for note in plan.notes)
+    assert plan.guarantee().epsilon <= 1.0
+    frame = plays(6000)
+    frame = frame[(frame["what"] != "x0") | (frame["who"] % 4 == 0)]
+    model.fit(frame, noise=NoiseSource(bytes(32)))
+    assert not model.fitted_.model.personal
+    assert model.recommend(["nothing"], n=12)["what"].iloc[-1] == "x0"
+    assert model.sample(50, seed=0)["who"].nunique() == 50
+    assert model.transform(frame.head(9)).shape[1] == 0
 
 
 def test_a_catalogue_is_bought_at_a_threshold_that_one_person_cannot_pass(tmp_path):
@@ -163,7 +180,7 @@ def test_of_a_large_catalogue_the_popular_items_are_modeled(monkeypatch):
     monkeypatch.setattr(ratings, "_FEWEST_MODELED", 8)
     items = (*ITEMS, *(f"rare {i}" for i in range(30)))
     wide = SCHEMA.model_copy(update={"items": items})
-    model = VAE(2.0, 1e-6, rows=30, schema=wide)
+    model = VAE(2.0, 1e-6, rows=60, schema=wide)
     assert [phase.name for phase in model.plan().phases] == ["popularity", "gram matrix", "lengths"]
     assert model.plan().settings["modeled"] == 8
     model.fit(plays(3000), noise=NoiseSource(bytes(32)))

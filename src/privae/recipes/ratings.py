@@ -38,55 +38,68 @@ _FEWEST_MODELED = 100  # of a large catalogue, however few persons there are
 _UNDECLARED = 400  # modeled where nobody said how many persons there are
 _ITEMS_A_PERSON = 3.0  # n mu over the modeled items, at which the Gram matrix of a large catalogue is best
 _NEEDED = 15.0  # n mu over the items, or 100 popular ones, from which half of their Gram matrix is signal
+_WORTH_TRYING = 3.0  # n mu over these items, from which popularity alone is not better
 _RIDGES = (4.0, 8.0)  # times the edge of the noise, of up to 100 modeled items, and of more
 _LATENT = 50
 _CERTAIN = 5.0
+_SUPPOSED = 8.0  # items that a person likes, where nothing tells
 _BINS = 24
 _BETA = 0.2  # of the network's ELBO: best of those that Liang et al. tried
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Public sizes of a fit. modeled: items of the Gram matrix, at most. whole: whether these are the catalogue.
+    """Public sizes of a fit.
 
+    modeled: items of the Gram matrix, at most. whole: whether these are the catalogue. personal: whether there is such
+    a matrix; for few persons the plan buys popularity alone.
     Rules from Jester, MovieLens-100k and Last.fm (research notes); public constants for every other data set.
     """
 
     modeled: int
     whole: bool
     ridge: float
+    personal: bool
 
 
 def sizes_for(schema: RatingSchema, budget: Budget) -> Sizes:
     """The public sizes, from the declared catalogue and the declared number of persons."""
     known = len(schema.items) if schema.items != "bought" else None
+    most, told = _UNDECLARED, math.inf
     if math.isinf(budget.epsilon):
         most = _MOST_MODELED
-    elif budget.rows is None:
-        most = _UNDECLARED
-    else:
-        mu = accountant.gaussian_mu(budget.epsilon, budget.accountant_delta)
-        most = int(min(max(budget.rows * mu / _ITEMS_A_PERSON, _FEWEST_MODELED), _MOST_MODELED))
+    elif budget.rows is not None:
+        told = budget.rows * accountant.gaussian_mu(budget.epsilon, budget.accountant_delta)
+        most = int(min(max(told / _ITEMS_A_PERSON, _FEWEST_MODELED), _MOST_MODELED))
     modeled = most if known is None else min(most, known)
-    return Sizes(modeled, modeled == known, _RIDGES[modeled > _FEWEST_MODELED])
+    personal = told >= _WORTH_TRYING * min(modeled, _FEWEST_MODELED)
+    return Sizes(modeled, modeled == known, _RIDGES[modeled > _FEWEST_MODELED], personal)
 
 
 def draft(schema: RatingSchema, budget: Budget) -> Draft:
     """The phases of a fit, before their noise is known."""
     sizes, root = sizes_for(schema, budget), math.sqrt(2.0)
     known = len(schema.items) if schema.items != "bought" else _MOST_BOUGHT
-    first = [] if sizes.whole else [statistics(POPULARITY, _POPULARITY_SHARE, 1.0, root, size=known)]
+    first = (
+        []
+        if sizes.whole and sizes.personal
+        else [statistics(POPULARITY, _POPULARITY_SHARE, 1.0, root, size=known)]
+    )
     notes: tuple[str, ...] = ()
     if schema.items == "bought":
         first = [statistics(CATEGORIES, max(CATEGORY_SHARE, _POPULARITY_SHARE), 1.0, root, size=known)]
         notes = ("items are bought: declare the catalogue to spend nothing on their names",)
     rest = 1.0 - sum(phase.share for phase in first)
     numbers = sizes.modeled * (sizes.modeled + 1) // 2
-    phases = (
-        *first,
-        statistics(GRAM, (1.0 - _LENGTH_SHARE) * rest, 1.0, root, size=numbers),
-        statistics(LENGTHS, _LENGTH_SHARE * rest, 1.0, root, size=_BINS),
-    )
+    last = statistics(GRAM, (1.0 - _LENGTH_SHARE) * rest, 1.0, root, size=numbers)
+    if not sizes.personal:
+        first = first if schema.items == "bought" else []
+        last = statistics(POPULARITY, (1.0 - _LENGTH_SHARE) * rest, 1.0, root, size=known)
+        notes = (
+            *notes,
+            "few persons for this epsilon: popularity alone is bought, and recommends to all alike",
+        )
+    phases = (*first, last, statistics(LENGTHS, _LENGTH_SHARE * rest, 1.0, root, size=_BINS))
     return Draft(
         recipe="ratings",
         phases=phases,
@@ -124,7 +137,11 @@ def fit(run: Run, frame: pd.DataFrame, schema: RatingSchema) -> tuple[RatingSche
         popular = _released_popularity(run, liked)
     kept = np.arange(modeled) if popular is None else np.sort(np.argsort(-popular, kind="stable")[:modeled])
     mine = liked[:, kept]
-    released = _released_gram(run, mine)
+    if run.plan.phase(GRAM) is None:
+        assert popular is not None
+        released = _independent(popular[kept], run.deviation(POPULARITY))
+    else:
+        released = _released_gram(run, mine)
     shares = _released_lengths(run, mine, released)
     known = np.zeros(len(schema.items)) if popular is None else np.maximum(popular, 0.0)
     # how many persons like a modeled item is told best by its row of the Gram matrix
@@ -214,6 +231,28 @@ def _released_popularity(run: Run, liked: csr_array) -> NDArray[np.float64]:
     return found
 
 
+def _independent(popular: NDArray[np.float64], deviation: float) -> Gram:
+    """The Gram matrix that popularity lets one expect, if items are liked independently, and a few by each person.
+
+    Errors: DataError where the persons that it tells of could be none.
+    """
+    _check_told(float(popular.sum()), deviation, len(popular))
+    share = np.maximum(popular, 0.0) / np.maximum(popular, 0.0).sum()
+    persons = float(popular.sum()) / math.sqrt(_SUPPOSED)
+    matrix = np.outer(share, share) * persons * (_SUPPOSED - 1.0)
+    np.fill_diagonal(matrix, share * persons)
+    return Gram(matrix, deviation)
+
+
+def _check_told(persons: float, deviation: float, numbers: int) -> None:
+    """Refuse what the released sums show to be empty (post-processing; guarantees.md rules 15 and 20)."""
+    if persons <= max(_CERTAIN * deviation * math.sqrt(numbers), 1.0):
+        raise DataError(
+            "the released number of persons cannot be told from none at this epsilon: too few persons, or hardly any "
+            "row is liked; give more persons, a larger epsilon, or mend the schema"
+        )
+
+
 def _released_gram(run: Run, liked: csr_array) -> Gram:
     """Errors: DataError where as few persons as it tells could be none: its trace counts those who like anything."""
     run.watch.phase(GRAM, 1)
@@ -221,12 +260,7 @@ def _released_gram(run: Run, liked: csr_array) -> Gram:
     blocks = run.release(GRAM, [(diagonal, 1.0 / UNIT), (above, math.sqrt(2.0) / UNIT)])
     run.watch.advance(1)
     released = sums.unpacked(blocks[0], blocks[1], run.deviation(GRAM))
-    size = len(released.matrix)
-    if released.persons <= max(_CERTAIN * released.deviation * math.sqrt(size), 1.0):
-        raise DataError(
-            "the released number of persons cannot be told from none at this epsilon: too few persons, or hardly any "
-            "row is liked; give more persons, a larger epsilon, or mend the schema"
-        )
+    _check_told(released.persons, released.deviation, len(released.matrix))
     return released
 
 
@@ -247,9 +281,9 @@ def _model(released: Gram, known: tuple[Any, Any, Any], ridge: float) -> Prefere
     """Everything that follows from releases. known: places of the modeled items, popularity, shares of lengths."""
     kept, popular, shares = known
     weights = sums.autoencoder(released, ridge, shrink=len(kept) <= _FEWEST_MODELED)
-    if released.signal < 2.0 / len(kept):  # as noise alone would have it
-        weights = np.zeros_like(weights)
-    log_shares, loadings = sums.factors(released, _LATENT)
+    told = released.signal >= 2.0 / len(kept)  # else it is as noise alone would have it
+    weights = weights if told else np.zeros_like(weights)
+    log_shares, loadings = sums.factors(released, _LATENT if told else 0)
     parts = (
         kept,
         popular,
