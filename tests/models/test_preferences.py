@@ -38,8 +38,9 @@ def test_liked_items_speak_for_others_and_what_is_not_modeled_comes_last_by_popu
     scores = model().recommend(likes([1], [4, 0], []))
     assert scores[0].argmax() == 2
     assert scores[1].argmax() == 5
-    assert (scores[:, [0, 3]].max(1) < scores[:, [1, 2, 4, 5]].min(1)).all()
+    assert (scores[:2, [0, 3]].max(1) < scores[:2, [1, 2, 4, 5]].min(1)).all()
     assert (scores[:, 0] > scores[:, 3]).all()
+    assert np.argsort(-scores[2]).tolist() == [0, 1, 4, 5, 3, 2]  # who likes none: by popularity
 
 
 def test_popularity_recommends_where_weights_are_none():
@@ -83,11 +84,12 @@ def test_the_evidence_is_that_of_an_integral_over_codes_near_zero():
 
 
 def test_nearest_items_have_the_same_direction_and_unmodeled_ones_none():
-    alike = nearest(model(), 1)
-    assert alike[2] > 0.9 > -0.9 > alike[5]
-    assert alike[0] == alike[3] == -1
-    assert (nearest(model(), 0) == -1).all()
-    assert (nearest(model(latent=0), 1) == -1).all()
+    speaks = torch.tensor([[0.0, 1, 1, 0], [1, 0, 1, 0], [1, 1, 0, 0.5], [0, 0, -0.5, 0]])
+    chosen = replace(model(), weights=speaks)
+    alike = nearest(chosen, 1)
+    assert alike[2] > alike[5]
+    assert np.isnan(alike[[0, 3]]).all()
+    assert np.isnan(nearest(chosen, 0)).all()
 
 
 def test_a_model_comes_back_from_its_state_and_tensors_that_do_not_fit_are_refused():
@@ -102,13 +104,29 @@ def test_a_model_comes_back_from_its_state_and_tensors_that_do_not_fit_are_refus
             torch.zeros(0).long(),
         ],
         "weights": [torch.zeros(3, 4)],
-        "loadings": [torch.zeros(3, 2, dtype=torch.float64)],
+        "loadings": [
+            torch.zeros(3, 2, dtype=torch.float64),
+            torch.zeros(4, 99, dtype=torch.float64),
+            torch.zeros(4, dtype=torch.float64),
+            torch.zeros(4, 2),
+            torch.full((4, 2), 1e300, dtype=torch.float64),
+        ],
         "popularity": [torch.full((6,), float("nan"), dtype=torch.float64)],
-        "lengths": [torch.tensor([float("inf"), 1.0, 0.0], dtype=torch.float64)],
+        "lengths": [
+            torch.tensor([float("inf"), 1.0, 0.0], dtype=torch.float64),
+            torch.tensor([-1.0, 2.0], dtype=torch.float64),
+            torch.zeros(3, dtype=torch.float64),
+            torch.ones(2, 2, dtype=torch.float64),
+            torch.ones(3, dtype=torch.int64),
+            torch.tensor(1.0, dtype=torch.float64),
+            torch.ones(99, dtype=torch.float64),
+        ],
+        "within": [torch.zeros(2, dtype=torch.float64), torch.tensor(float("nan"), dtype=torch.float64)],
+        "log_shares": [torch.full((4,), -1e300, dtype=torch.float64), torch.zeros(4, 1, dtype=torch.float64)],
     }
     for name, values in wrong.items():
         for value in values:
-            with pytest.raises(ValueError, match=r"preferences|Expected|reduction"):
+            with pytest.raises(ValueError, match="preferences"):
                 PreferenceModel.load({}, {**state, name: value})
     with pytest.raises(KeyError):
         PreferenceModel.load({}, {name: value for name, value in state.items() if name != "kept"})

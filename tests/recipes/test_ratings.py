@@ -61,8 +61,10 @@ def test_it_recommends_what_goes_together_to_persons_who_were_never_there(fitted
     assert table.columns.tolist() == ["who", "rank", "what", "score"]
     assert table["who"].tolist() == ["b", "a"]
     assert [name[0] for name in table["what"]] == ["y", "x"]
-    popular = fitted.recommend(["nothing", "else"], n=12)["what"].tolist()
-    assert len(popular) == 12
+    order = [ITEMS[i] for i in np.argsort(-fitted.fitted_.model.popularity.numpy())]
+    for nothing in (["nothing", "else"], []):
+        assert fitted.recommend(nothing, n=12)["what"].tolist() == order
+    assert fitted.recommend(["x0", "x1"], n=4).equals(fitted.recommend(["x0", "x1"], n=12).head(4))
     assert set(fitted.nearest("y3", 5)["what"]) == {f"y{i}" for i in (0, 1, 2, 4, 5)}
 
 
@@ -95,6 +97,14 @@ def test_scores_and_codes_are_a_persons(fitted):
     names = fitted.fitted_.item_codes()
     assert names.columns[0] == "what"
     assert len(names) == 12
+
+
+def test_a_schema_with_times_reads_what_the_model_makes():
+    timed = SCHEMA.model_copy(update={"time": "when"})
+    frame = plays(1500).assign(when=range(len(plays(1500))))
+    model = VAE(3.0, 1e-6, rows=1500, schema=timed).fit(frame, noise=NoiseSource(bytes(32)))
+    made = model.sample(200, seed=0)
+    assert len(model.transform(made)) == len(model.score_samples(made)) == len(model.predict(made)) == 200
 
 
 def test_a_model_file_gives_the_same_model_and_cannot_be_another_catalogues(fitted, tmp_path):
@@ -156,11 +166,14 @@ def test_for_few_persons_the_plan_buys_popularity_alone_and_says_so(items):
     assert model.recommend(["nothing"], n=12)["what"].iloc[-1] == "x0"
     assert model.sample(50, seed=0)["who"].nunique() == 50
     assert model.transform(frame.head(9)).shape[1] == 0
+    with pytest.raises(UsageError, match="noise hides which items"):
+        model.nearest("x1")
 
 
 def test_a_catalogue_is_bought_at_a_threshold_that_one_person_cannot_pass(tmp_path):
     bought = SCHEMA.model_copy(update={"items": "bought"})
     alone = [("me", f"only mine {i}", 5) for i in range(300)]
+    alone += [(f"gap {i}", "", 5) for i in range(3000)]
     model = VAE(3.0, 1e-6, rows=3000, schema=bought).fit(
         plays(3000, more=alone), noise=NoiseSource(bytes(32))
     )
@@ -279,8 +292,10 @@ def test_labels_coins_and_audits_are_refused_in_one_line(fitted, people, facts, 
         fitted.audit(plays(50))
     with pytest.raises(UsageError, match="at least 1"):
         fitted.recommend(["x0"], n=0)
-    with pytest.raises(UsageError, match="not among those"):
+    with pytest.raises(UsageError, match="not among the items"):
         fitted.nearest("nothing")
+    with pytest.raises(UsageError, match="at least 1"):
+        fitted.nearest("x0", 0)
     with pytest.raises(NotFittedError):
         VAE(1.0, schema=SCHEMA).recommend(["x0"])
     with pytest.raises(UsageError, match="only models of ratings"):

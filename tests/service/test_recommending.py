@@ -21,7 +21,7 @@ def room(tmp_path_factory, plays, tiny):
     folder, before = tmp_path_factory.mktemp("plays"), Path.cwd()
     os.chdir(folder)
     plays(3000).to_csv("plays.csv", index=False)
-    (folder / "items.txt").write_text("\n".join(plays.schema.items) + "\n\n")
+    (folder / "items.txt").write_text("\ufeff" + "\n".join(plays.schema.items) + "\n\n")
     named = ["--person", "who", "--item", "what", "--value", "stars", "--like", "4", "--rows", "3000"]
     assert main(["ratings", "plays.csv", *named, "--items", "items.txt", "-o", "s.toml", "-q"]) == 0
     assert main(["fit", "plays.csv", "--schema", "s.toml", "--epsilon", "3", "-o", "m.privae", "-q"]) == 0
@@ -70,6 +70,9 @@ def test_one_persons_items_are_enough_and_items_have_neighbors(room, capsys):
     assert [row["rank"] for row in found] == [1, 2, 3]
     assert {row["what"][0] for row in found} == {"x"}
     assert "x0" in said(capsys, "recommend", "m.privae", "--profile", "mine.csv", "--seen", "-n", "12").out
+    pd.DataFrame({"who": ["a", "b"], "what": ["x0", "y0"]}).to_csv("named.csv", index=False)
+    said(capsys, "recommend", "m.privae", "--profile", "named.csv", "-n", "1", "-o", "named.out.csv")
+    assert pd.read_csv("named.out.csv")["what"].str[0].tolist() == ["x", "y"]
     alike = json.loads(said(capsys, "recommend", "m.privae", "--like-item", "y0", "-n", "5", "--json").out)[
         "items"
     ]
@@ -92,7 +95,10 @@ def test_many_persons_go_to_a_file_and_scores_and_codes_name_them(room, capsys):
 
 def test_what_a_model_is_and_claims_is_told_and_certified(room, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert "preferences among 12 items" in said(capsys, "inspect", "m.privae").out
+    assert (
+        "preferences among 12 items; it recommends by what a person likes"
+        in said(capsys, "inspect", "m.privae").out
+    )
     said(capsys, "certificate", "m.privae", "-o", "c.json")
     assert "one person" in said(capsys, "verify", "c.json", "m.privae").out
     again = ["fit", "plays.csv", "--schema", "s.toml", "--epsilon", "3", "-o", "again.privae"]
@@ -108,7 +114,7 @@ def test_what_a_model_is_and_claims_is_told_and_certified(room, capsys, tmp_path
         (("recommend", "m.privae", "--profile", "items.txt"), 2, "neither .csv nor .parquet"),
         (("recommend", "m.privae", "--profile", "mine.csv", "-n", "0"), 2, "at least 1"),
         (("recommend", "m.privae", "--profile", "mine.csv", "-o", "mine.csv"), 2, "is what is read"),
-        (("recommend", "m.privae", "--like-item", "unknown"), 2, "not among those"),
+        (("recommend", "m.privae", "--like-item", "unknown"), 2, "not among the items"),
         (("recommend", "plays.csv", "--profile", "mine.csv"), 6, "plays.csv"),
         (("ratings", "plays.csv", "--person", "who", "--item", "film", "-o", "t.toml"), 3, "no column 'film'"),
         (("ratings", "plays.csv", *NAMED, "--like", "3", "-o", "t.toml"), 2, "go together"),

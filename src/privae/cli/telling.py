@@ -107,7 +107,12 @@ def model_text(model: VAE, path: Path) -> str:
         names = [column.name for column in facts.kept]
         what = f"a table of {len(names)} columns: {', '.join(names)}"
     elif isinstance(facts, RatingSchema):
-        what = f"preferences among {len(facts.items)} items"
+        by = (
+            "what a person likes"
+            if model.of_ratings().model.personal
+            else "popularity alone: noise hides the rest"
+        )
+        what = f"preferences among {len(facts.items)} items; it recommends by {by}"
     else:
         labels = f", labels {', '.join(facts.classes)}" if isinstance(facts.classes, tuple) else ""
         what = f"images of {facts.height} x {facts.width} pixels{labels}"

@@ -207,7 +207,8 @@ def sample(
     drawn, promise = len(made[0] if isinstance(made, tuple) else made), fitted.guarantee.sentence()
     warning = "" if fitted.guarantee.holds else f"{promise}\n"
     fields = {"output": output, "records": drawn, "guarantee": promise}
-    out.report(f"{warning}wrote {drawn} synthetic records to {output}", fields)
+    what = "rows" if fitted.fitted_.kind == "ratings" else "records"
+    out.report(f"{warning}wrote {drawn} synthetic {what} to {output}", fields)
 
 
 @app.command(
@@ -289,7 +290,7 @@ def _coins(
     from privae.cli import auditing
 
     planting, (split, resume) = audit is given.AuditKind.STANDARD, how
-    if planting and plan.recipe == "ratings":
+    if planting and plan.unit == "person":
         raise UsageError("canaries are not planted among ratings yet; fit with --audit none")
     coins = auditing.coins_for(plan.rows, target, planting=planting, split=split, resume=resume)
     if coins is not None:

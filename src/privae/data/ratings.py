@@ -23,6 +23,7 @@ from privae.data.values import canonical, category_codes, distinct, numbers
 from privae.errors import DataError, UsageError
 
 Index = NDArray[np.int64]
+_TAKEN = {"rank", "score", "likeness"}
 _FACTS = ("person", "item", "value", "like", "time", "items", "rows")
 
 
@@ -61,7 +62,10 @@ class RatingSchema(BaseModel):
     def loads(cls, text: str) -> Self:
         """The schema in a TOML text: one section, [ratings]."""
         try:
-            facts = tomllib.loads(text)["ratings"]
+            read = tomllib.loads(text)
+            facts = read["ratings"]
+            if len(read) > 1:
+                raise UsageError("the schema of ratings has one section, [ratings]; leave the others out")
             unknown = next((name for name in facts if name not in _FACTS), None)
             if unknown is not None:
                 raise UsageError(f"[ratings] has an unknown key '{unknown}'; it has {', '.join(_FACTS)}")
@@ -98,6 +102,10 @@ class RatingSchema(BaseModel):
         """Raise UsageError for the first thing that is undeclared or contradictory."""
         if len(set(self.columns)) < len(self.columns):
             raise UsageError("[ratings] names one column twice")
+        if taken := sorted(_TAKEN & set(self.columns)):
+            raise UsageError(
+                f"[ratings] a column may not be named {taken[0]}, as one of recommendations is; rename it"
+            )
         if (self.value is None) != (self.like is None):
             raise UsageError(
                 "[ratings] value and like go together: a row counts as liked from which value on? "
@@ -157,11 +165,10 @@ def profiles(frame: pd.DataFrame, schema: RatingSchema, items: Sequence[str]) ->
     header = [str(name) for name in frame.columns]
     schema.ordered(header)
     frame = frame.set_axis(header, axis=1)
-    who, persons = distinct(frame[schema.person])
+    who, persons = _named(frame[schema.person])
     places, texts = distinct(frame[schema.item])
     what = np.append(category_codes(texts, items), -1)[places]
-    nobody = np.append(np.array([name == "" for name in persons], dtype=bool), True)
-    chosen = ~nobody[who] & (what >= 0)
+    chosen = (who >= 0) & (what >= 0)
     liked = _liked(frame, schema)
     if schema.time is not None:
         order = np.lexsort((liked, _moments(frame[schema.time]), who * len(items) + what))
@@ -183,12 +190,17 @@ def named(profile: Any, schema: RatingSchema) -> pd.DataFrame:  # noqa: ANN401  
     """A profile as the schema's table: a table as it is, or the names of items that one person likes."""
     if isinstance(profile, pd.DataFrame):
         return profile
-    columns = dict.fromkeys(schema.columns, "1") | {schema.item: [canonical(one) for one in profile]}
+    if isinstance(profile, str):
+        raise UsageError("a profile is a list of items, or a table; one item is a list of one")
+    # who likes nothing is a person, too
+    columns = dict.fromkeys(schema.columns, "1") | {
+        schema.item: [canonical(one) for one in profile] or [None]
+    }
     return pd.DataFrame(columns | ({} if schema.value is None else {schema.value: schema.like}))
 
 
 def table_of(likes: csr_array, schema: RatingSchema) -> pd.DataFrame:
-    """Profiles as a table, one row a like; persons are numbers from 1, and a value is the least that counts."""
+    """Profiles as a table, one row a like; persons are numbers from 1, values the least that counts, times 0."""
     assert schema.items != "bought"
     counts = np.diff(likes.indptr)
     columns: dict[str, Any] = {
@@ -197,7 +209,19 @@ def table_of(likes: csr_array, schema: RatingSchema) -> pd.DataFrame:
     }
     if schema.value is not None:
         columns[schema.value] = np.full(len(likes.indices), schema.like)
+    if schema.time is not None:
+        columns[schema.time] = np.zeros(len(likes.indices), np.int64)
     return pd.DataFrame(columns)
+
+
+def _named(column: "pd.Series[Any]") -> tuple[Index, list[str]]:
+    """`distinct`, in which no text is a gap."""
+    places, texts = distinct(column)
+    if "" in texts:
+        gap = texts.index("")
+        places = np.where(places == gap, -1, places - (places > gap))
+        texts = [*texts[:gap], *texts[gap + 1 :]]
+    return places, texts
 
 
 def _liked(frame: pd.DataFrame, schema: RatingSchema) -> NDArray[np.bool_]:
@@ -213,8 +237,9 @@ def _moments(column: "pd.Series[Any]") -> Index:
     privacy: a rank depends on all rows, but which of a person's two rows is the later one on these two alone.
     """
     places, texts = distinct(column)
-    said = numbers(pd.Series(texts, dtype=object))[0]
-    order = np.lexsort((np.array(texts, dtype=str), np.nan_to_num(said, nan=np.inf)))
+    said = np.nan_to_num(numbers(pd.Series(texts, dtype=object))[0], nan=np.inf).tolist()
+    # privacy: by Python's own texts: arrays of text lose what ends in NUL, and a tie would fall to others' rows
+    order = sorted(range(len(texts)), key=lambda place: (said[place], texts[place]))
     ranks = np.empty(len(texts) + 1, np.int64)
     ranks[order], ranks[-1] = np.arange(len(texts)), -1
     return ranks[places]

@@ -17,6 +17,7 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 _PERSONS = 512  # of a dense block
+_MOST_BINS, _MOST_CODES, _LARGEST = 24, 50, 1e4
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class PreferenceModel:
     weights [k, k]: by which liked items speak for others; zeros where the release was too noisy, and popularity
     recommends. log_shares [k], loadings [k, l]: the decoder, softmax(log_shares + loadings z) with z standard normal,
     from which a person draws items. lengths [bins]: shares of persons who like 1, 2 to 3, 4 to 7, ... items.
-    within []: how far up in these bins the mean person lies, 0 to 1.
+    within [1]: how far up in these bins the mean person lies, 0 to 1.
     """
 
     kept: Tensor
@@ -42,6 +43,11 @@ class PreferenceModel:
     def personal(self) -> bool:
         """Whether what a person likes changes what is recommended."""
         return bool(self.weights.any())
+
+    @property
+    def traits(self) -> Tensor:
+        """What stands for each modeled item where items are compared: for which others it speaks, [k, k]."""
+        return self.weights.double()
 
     @property
     def known(self) -> int:
@@ -64,9 +70,10 @@ class PreferenceModel:
         kept, weights = self.kept.numpy(), self.weights.double().numpy()
         scores = likes[:, kept] @ weights
         least = scores.min(1, keepdims=True) if len(kept) else np.zeros((likes.shape[0], 1))
-        found = popular + (least - 2.0)
+        found = np.asarray(popular + (least - 2.0))
         found[:, kept] = scores
-        return np.asarray(found)
+        found[np.diff(likes[:, kept].tocsr().indptr) == 0] = popular  # nothing speaks for anything
+        return found
 
     def embed(self, likes: csr_array) -> Array:
         """Codes of persons, the posterior mean of z to second order around 0: [n, l]."""
@@ -102,12 +109,8 @@ class PreferenceModel:
     def load(cls, config: dict[str, Any], state: dict[str, Tensor]) -> "PreferenceModel":  # noqa: ARG003
         """Inverse of `config` and `state`. Errors: ValueError for tensors that do not fit together."""
         made = cls(**{f.name: state[f.name] for f in fields(cls)})
-        size, known = len(made.kept), len(made.popularity)
-        shapes = made.weights.shape == (size, size) and made.loadings.shape[0] == len(made.log_shares) == size
-        if not shapes or not size or made.kept.min() < 0 or made.kept.max() >= known:
-            raise ValueError("tensors of preferences that do not fit together")
-        if len(set(made.kept.tolist())) < size or not all(t.isfinite().all() for t in made.state().values()):
-            raise ValueError("preferences that are no numbers, or name an item twice")
+        if not _sound(made):
+            raise ValueError("preferences of shapes or numbers that no fit gives")
         return made
 
     def _expanded(self, likes: csr_array) -> tuple[Array, Array, Array, Array]:
@@ -137,6 +140,11 @@ class PreferenceNetwork:
     def personal(self) -> bool:
         """Whether what a person likes changes what is recommended."""
         return True
+
+    @property
+    def traits(self) -> Tensor:
+        """What stands for each item where items are compared."""
+        return self.loadings
 
     @property
     def known(self) -> int:
@@ -202,6 +210,8 @@ class PreferenceNetwork:
         vae = LatentModel.load(config, state, None)
         if config["blocks"] != [vae.likelihood.size] or not isinstance(vae.network, Network):
             raise ValueError("a network of other records than preferences")
+        if not _lengths(state["lengths"]) or not all(t.isfinite().all() for t in state.values()):
+            raise ValueError("preferences of shapes or numbers that no fit gives")
         return cls(vae, state["lengths"])
 
     @property
@@ -230,8 +240,8 @@ class Preferences(Protocol):
         ...
 
     @property
-    def loadings(self) -> Tensor:
-        """What stands for each modeled item: [k, l]."""
+    def traits(self) -> Tensor:
+        """What stands for each modeled item where items are compared: [k, l]."""
         ...
 
     @property
@@ -240,12 +250,44 @@ class Preferences(Protocol):
         ...
 
 
+def _sound(model: PreferenceModel) -> bool:
+    """Whether all parts fit together, and what is recommended, drawn and scored will be finite numbers."""
+    kept, size = model.kept, len(model.kept)
+    real = (model.popularity, model.log_shares, model.loadings, model.within)
+    return (
+        (kept.dtype, kept.ndim) == (torch.int64, 1)
+        and all(part.dtype == torch.float64 for part in real)
+        and (model.weights.dtype, model.weights.shape) == (torch.float32, (size, size))
+        and size > 0
+        and model.popularity.ndim == 1
+        and model.log_shares.shape == (size,)
+        and model.loadings.ndim == 2
+        and model.loadings.shape[0] == size
+        and model.loadings.shape[1] <= _MOST_CODES
+        and model.within.numel() == 1
+        and _lengths(model.lengths)
+        and all(bool(part.isfinite().all()) for part in model.state().values())
+        and bool(kept.min() >= 0 and kept.max() < model.known and len(set(kept.tolist())) == size)
+        and bool((model.popularity >= 0).all() and model.log_shares.abs().max() < _LARGEST)
+        and bool((model.loadings.abs() < _LARGEST).all())
+    )
+
+
+def _lengths(lengths: Tensor) -> bool:
+    """Whether these are shares of persons by how much they like."""
+    return (
+        (lengths.dtype, lengths.ndim) == (torch.float64, 1)
+        and 0 < len(lengths) <= _MOST_BINS
+        and bool(lengths.isfinite().all() and (lengths >= 0).all() and lengths.sum() > 0)
+    )
+
+
 def nearest(model: Preferences, item: int) -> Array:
-    """How alike every item is to one, by the cosine of their loadings; -1 for what is not modeled: [m]."""
-    found, kept = np.full(model.known, -1.0), model.kept.numpy()
+    """How alike every item is to one, by the cosine of what stands for them; NaN for what is not modeled: [m]."""
+    found, kept = np.full(model.known, np.nan), model.kept.numpy()
     places = np.flatnonzero(kept == item)
-    if len(places) and model.loadings.shape[1]:
-        rows = model.loadings.numpy()
+    if len(places):
+        rows = model.traits.numpy()
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
         found[kept] = rows @ rows[places[0]]
     return found

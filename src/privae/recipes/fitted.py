@@ -169,7 +169,7 @@ class FittedRatings:
 
     def sampled_scores(self, count: int, data: pd.DataFrame) -> Floats:  # noqa: ARG002
         """Scores of the model's own persons."""
-        return self.score(self.sample(count, 0))
+        return self.model.log_likelihood(self.model.sample(count, torch.Generator().manual_seed(0)))
 
     def item_codes(self) -> pd.DataFrame:
         """The codes of the modeled items, with their names: [k, 1 + l]."""
@@ -198,10 +198,16 @@ class FittedRatings:
         """The items most like one: item, likeness (a cosine). Errors: UsageError for one that is not modeled."""
         place = int(category_codes([canonical(item) or ""], self.items)[0])
         alike = nearest(self.model, place)
-        if place < 0 or alike[place] < 0:
-            raise UsageError("this item is not among those that the model knows; see `privae inspect`")
+        if count < 1:
+            raise UsageError("the number of items must be at least 1")
+        if place < 0 or np.isnan(alike[place]):
+            raise UsageError(
+                "this item is not among the items that the model knows one by one; the popular ones are"
+            )
+        if not self.model.personal:
+            raise UsageError("noise hides which items go together: this model knows popularity alone")
         order = np.argsort(-alike, kind="stable")
-        order = order[(order != place) & (alike[order] > -1)][:count]
+        order = order[(order != place) & ~np.isnan(alike[order])][:count]
         names = np.array(self.items, dtype=object)[order]
         return pd.DataFrame({self.schema.item: names, "likeness": alike[order]})
 
@@ -213,8 +219,10 @@ class FittedRatings:
             who = np.repeat(np.arange(likes.shape[0]), np.diff(likes.indptr))
             scores[who, likes.indices] = -np.inf
         count = min(count, scores.shape[1])
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
-        found = np.take_along_axis(scores, order, 1)
+        first = np.sort(np.argpartition(-scores, count - 1, axis=1)[:, :count], axis=1)
+        found = np.take_along_axis(scores, first, 1)
+        order = np.argsort(-found, axis=1, kind="stable")
+        order, found = np.take_along_axis(first, order, 1), np.take_along_axis(found, order, 1)
         who, rank = np.nonzero(np.isfinite(found))
         return who + rows.start, rank + 1, order[who, rank], found[who, rank]
 
@@ -227,7 +235,12 @@ AnyFitted = Fitted | FittedRatings
 def belongs(fitted: AnyFitted) -> bool:
     """Whether a model takes the records of its schema, so that none makes it fail or fill the memory."""
     if isinstance(fitted, FittedRatings):
-        return fitted.schema.items != "bought" and len(fitted.schema.items) == fitted.model.known
+        try:
+            fitted.schema.check()
+        except UsageError:
+            return False
+        known = isinstance(fitted.model, PreferenceModel | PreferenceNetwork)
+        return known and fitted.schema.items != "bought" and len(fitted.schema.items) == fitted.model.known
     if isinstance(fitted, FittedTable):
         table, sizes = fitted.model, tuple(fitted.codec.sizes.tolist())
         if isinstance(table, TableModel):

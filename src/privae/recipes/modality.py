@@ -362,6 +362,8 @@ def from_members(
         fitted = FittedRatings(RatingSchema.loads(schema.decode()), model)
     else:
         fitted = FittedImages(ImageSchema.model_validate_json(schema), model)
+    if isinstance(fitted, FittedImages) and not isinstance(model, ImageModel | LatentModel):
+        raise ValueError("a model of another kind than its file says")
     known = detection.belongs(fitted) if isinstance(fitted, FittedDetection) else belongs(fitted)
     if not known:
         raise ValueError("a model of other records than its schema describes")

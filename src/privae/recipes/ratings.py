@@ -158,7 +158,7 @@ def buy_items(
     the threshold is that of `table.buy_categories`, so such an item passes with probability at most delta_t.
     """
     # privacy: sorted, so that which of very many items of one person are looked at does not depend on others' rows
-    texts = sorted(distinct(frame[schema.item])[1])
+    texts = sorted(set(distinct(frame[schema.item])[1]) - {""})
     found = _bounded(profiles(frame, schema, texts).likes)
     deviation = run.deviation(CATEGORIES) * UNIT
     least = threshold(deviation, _MOST_BOUGHT, run.plan.delta_threshold, UNIT)
@@ -281,7 +281,9 @@ def _model(released: Gram, known: tuple[Any, Any, Any], ridge: float) -> Prefere
     """Everything that follows from releases. known: places of the modeled items, popularity, shares of lengths."""
     kept, popular, shares = known
     weights = sums.autoencoder(released, ridge, shrink=len(kept) <= _FEWEST_MODELED)
-    told = released.signal >= 2.0 / len(kept)  # else it is as noise alone would have it
+    # 2 / k is one deviation of what noise alone would have; what is not shrunk must pass three of them
+    shrunk = len(kept) <= _FEWEST_MODELED
+    told = released.signal >= (2.0 if shrunk else 6.0) / len(kept)
     weights = weights if told else np.zeros_like(weights)
     log_shares, loadings = sums.factors(released, _LATENT if told else 0)
     parts = (

@@ -66,9 +66,8 @@ def schema_of_ratings(  # noqa: PLR0913  one parameter an option
         from privae.data.tables import read_header
 
         request.check_outputs(output, (".toml",), [table, items], replace=False)
-        names = (
-            () if items is None else tuple(filter(None, map(str.strip, files.text_in(items).splitlines())))
-        )
+        lines = "" if items is None else files.text_in(items).removeprefix("\ufeff")
+        names = tuple(filter(None, map(str.strip, lines.splitlines())))
         declared: Any = "bought" if items is None else names
         made = RatingSchema(
             person=person, item=item, value=value, like=like, time=time, items=declared, rows=rows
@@ -127,17 +126,17 @@ def _ranked(fitted: "VAE", path: Path, count: int, seen: bool) -> "pd.DataFrame"
     from privae.data.tables import read_table
 
     schema, frame = fitted.of_ratings().schema, read_table(path)
-    if schema.person in frame.columns:
-        return fitted.recommend(frame, count, exclude_seen=not seen)
     if schema.item not in frame.columns:
         raise UsageError(f"{path.name} has no column '{schema.item}', which names what is liked")
-    return fitted.recommend(_own(frame, fitted.of_ratings()), count, exclude_seen=not seen).drop(
-        columns=schema.person
-    )
+    named = schema.person in frame.columns
+    if not named and not len(frame):
+        return fitted.recommend([], count, exclude_seen=not seen)
+    found = fitted.recommend(_own(frame, fitted.of_ratings()), count, exclude_seen=not seen)
+    return found if named else found.drop(columns=schema.person)
 
 
 def _own(frame: "pd.DataFrame", fitted: "FittedRatings") -> "pd.DataFrame":
-    """One person's table, with what its schema asks for besides."""
+    """The table, with what its schema asks for besides: one person, a liked value, one time."""
     schema = fitted.schema
     missing: dict[str, Any] = {name: "1" for name in schema.columns if name not in frame.columns}
     if schema.value in missing:

@@ -151,7 +151,8 @@ def factors(released: Gram, most: int) -> tuple[Array, Array]:
     persons = float(shares.sum())
     shares = shares / persons
     pairs = max(float(matrix.sum() - np.trace(matrix)), max(noise, 1e-12) * len(matrix))
-    scale = 1.0 / np.sqrt(shares)
+    # rare items would set the edge for all: their noise is held down by the mean share
+    scale = 1.0 / np.sqrt(shares + shares.mean())
     together = matrix / pairs - np.outer(shares, shares)
     np.fill_diagonal(together, 0.0)
     whitened = scale[:, None] * together * scale
@@ -159,7 +160,8 @@ def factors(released: Gram, most: int) -> tuple[Array, Array]:
     edge = 2.0 * math.sqrt(float((deviations**2).sum(1).max()))
     values, axes = np.linalg.eigh(whitened)
     chosen = [i for i in np.argsort(-values)[:most] if values[i] > max(edge, 1e-9)]
-    return np.log(shares), scale[:, None] * axes[:, chosen] * np.sqrt(values[chosen])
+    whole = 1.0 / scale / np.maximum(shares, shares.mean() / 4)
+    return np.log(shares), whole[:, None] * axes[:, chosen] * np.sqrt(values[chosen])
 
 
 def check_persons(likes: csr_array) -> None:

@@ -216,23 +216,24 @@ def whole_plan(plan: Plan, cap: float, unit: str = "record") -> list[Charge]:
     return [
         Charge(plan.hash, plan.schema_hash, phase.name, event, unit=charged, added_delta=0.0 if i else added)
         for i, phase in enumerate(plan.phases)
-        for event in [
-            replace(
-                phase.event(), noise_multiplier=phase.event().noise_multiplier * _part(plan, phase, charged)
-            )
-        ]
+        for event in [_counted(plan, phase, charged)]
     ]
 
 
-def _part(plan: Plan, phase: Phase, unit: str) -> float:
-    """How much of a phase's noise counts in a ledger of smaller units than the plan's.
+def _counted(plan: Plan, phase: Phase, unit: str) -> Event:
+    """What a phase costs in a ledger of this unit, which may be smaller than the plan's.
 
     privacy: a record that comes or goes replaces the part of the client, or of the person, that it belongs to: a
-    client's, bounded by C, moves by at most 2C, and a person's by the phase's replace-one ratio.
+    client's, bounded by C, moves by at most 2C, and a person's by the phase's replace-one ratio. A record that is
+    replaced can leave one person and come to another: twice as much.
     """
+    event = phase.event()
     if plan.unit == unit:
-        return 1.0
-    return 1.0 / phase.replace_ratio if plan.unit == PERSON else 0.5
+        return event
+    if plan.unit != PERSON:
+        return replace(event, noise_multiplier=event.noise_multiplier * 0.5)
+    counts = event.noise_multiplier / phase.replace_ratio
+    return replace(event, noise_multiplier=counts, replace_ratio=2.0)
 
 
 def charges_of(ledger: Ledger) -> list[tuple[str, Event]]:
