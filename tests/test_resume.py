@@ -23,11 +23,11 @@ from privae.privacy.ledger import Ledger
 from privae.privacy.mechanism import Mechanism
 from privae.privacy.noise import NoiseSource
 from privae.recipes import table
+from privae.recipes.modality import image_schema
 from privae.recipes.phases import Run
 from privae.training.books import charges_of, follows
 from privae.training.state import Checkpoint
 from privae.training.watch import Silent
-from privae.vae import image_schema
 
 KILLS, STEPS = 20, 40
 

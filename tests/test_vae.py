@@ -21,7 +21,8 @@ from privae.data.schema import Schema
 from privae.errors import ArtifactError, PrivacyRefused, UsageError
 from privae.models.networks import Network, NetworkConfig
 from privae.privacy.noise import NoiseSource
-from privae.vae import FIXED_NOISE, image_schema
+from privae.recipes.modality import image_schema
+from privae.vae import FIXED_NOISE
 
 pytestmark = pytest.mark.usefixtures("tiny")
 SMALL = Training(latent=2, hidden=(4,), steps=3, batch=30)

@@ -139,6 +139,7 @@ def fit(run: Run, frame: pd.DataFrame, schema: RatingSchema) -> tuple[RatingSche
     mine = liked[:, kept]
     if run.plan.phase(GRAM) is None:
         assert popular is not None
+        _check_told(float(popular.sum()), run.deviation(POPULARITY), len(popular))
         released = _independent(popular[kept], run.deviation(POPULARITY))
     else:
         released = _released_gram(run, mine)
@@ -232,13 +233,10 @@ def _released_popularity(run: Run, liked: csr_array) -> NDArray[np.float64]:
 
 
 def _independent(popular: NDArray[np.float64], deviation: float) -> Gram:
-    """The Gram matrix that popularity lets one expect, if items are liked independently, and a few by each person.
-
-    Errors: DataError where the persons that it tells of could be none.
-    """
-    _check_told(float(popular.sum()), deviation, len(popular))
-    share = np.maximum(popular, 0.0) / np.maximum(popular, 0.0).sum()
-    persons = float(popular.sum()) / math.sqrt(_SUPPOSED)
+    """The Gram matrix that popularity lets one expect, if items are liked independently, and a few by each person."""
+    known = np.maximum(popular, 1e-9)
+    share = known / known.sum()
+    persons = float(known.sum()) / math.sqrt(_SUPPOSED)
     matrix = np.outer(share, share) * persons * (_SUPPOSED - 1.0)
     np.fill_diagonal(matrix, share * persons)
     return Gram(matrix, deviation)
@@ -280,9 +278,9 @@ def _released_lengths(run: Run, liked: csr_array, released: Gram) -> NDArray[np.
 def _model(released: Gram, known: tuple[Any, Any, Any], ridge: float) -> PreferenceModel:
     """Everything that follows from releases. known: places of the modeled items, popularity, shares of lengths."""
     kept, popular, shares = known
-    weights = sums.autoencoder(released, ridge, shrink=len(kept) <= _FEWEST_MODELED)
-    # 2 / k is one deviation of what noise alone would have; what is not shrunk must pass three of them
     shrunk = len(kept) <= _FEWEST_MODELED
+    weights = sums.autoencoder(released, ridge, shrink=shrunk)
+    # 2 / k is one deviation of what noise alone would have; what is not shrunk must pass three of them
     told = released.signal >= (2.0 if shrunk else 6.0) / len(kept)
     weights = weights if told else np.zeros_like(weights)
     log_shares, loadings = sums.factors(released, _LATENT if told else 0)
