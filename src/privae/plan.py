@@ -120,8 +120,8 @@ class Plan(BaseModel):
 
     @property
     def unit(self) -> str:
-        """Whom the guarantee protects: a record, or a client (all records of one site)."""
-        return str(self.settings.get("unit") or "record")
+        """Whom the guarantee protects: a record, a person, or a client (all records of one site)."""
+        return unit_of(self.settings)
 
     def phase(self, name: str) -> Phase | None:
         """The phase of that name, if the plan has it."""
@@ -204,6 +204,11 @@ class Plan(BaseModel):
                 f"the plan {path} cannot be read; write it with: privae plan ... -o {path.name}"
             ) from None
         return cls.loads(text)
+
+
+def unit_of(settings: Mapping[str, Setting]) -> str:
+    """Whom a plan with these settings protects."""
+    return str(settings.get("unit") or "record")
 
 
 def check_budget(epsilon: float, delta: float, rows: int | None) -> None:

@@ -35,9 +35,9 @@ from privae.recipes.detection import scores_of
 from privae.recipes.fitted import AnyFitted, Fitted, FittedRatings
 from privae.recipes.gradients import Training
 from privae.recipes.modality import (
+    AnyRecipe,
     Facts,
     RatingRecipe,
-    Recipe,
     archived,
     as_declared,
     data_of,
@@ -349,7 +349,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         model.set_params(strict=plan.strict, fidelity=budget_of(plan).fidelity, training=Training.of(plan))
         return model, declared
 
-    def _recipe(self, schema: Facts, plan: Plan | None = None) -> Recipe:
+    def _recipe(self, schema: Facts, plan: Plan | None = None) -> AnyRecipe:
         name = name_of(plan) if plan else self.recipe
         return recipe_named(name, schema, self.training, self.network)
 

@@ -124,6 +124,8 @@ def test_a_schema_survives_its_file_and_says_which_of_two_kinds_it_is(tmp_path):
     assert isinstance(read_schema(tmp_path / "s.toml"), RatingSchema)
     (tmp_path / "t.toml").write_text('[columns.x]\nkind = "boolean"\n')
     assert isinstance(read_schema(tmp_path / "t.toml"), Schema)
+    (tmp_path / "marked.toml").write_text("\ufeff" + made.dumps())
+    assert read_schema(tmp_path / "marked.toml") == made
     (tmp_path / "broken.toml").write_text("[ratings")
     with pytest.raises(UsageError, match="not valid TOML"):
         read_schema(tmp_path / "broken.toml")
@@ -133,9 +135,9 @@ def test_a_schema_survives_its_file_and_says_which_of_two_kinds_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[other]", "one section"),
-        ("ratings = 3", "one section"),
-        ('[ratings]\nperson = "p"\nitem = "i"\n[columns.x]\nkind = "boolean"', "leave the others out"),
+        ("[other]", "unknown key 'other'"),
+        ("ratings = 3", "not a section"),
+        ('[ratings]\nperson = "p"\nitem = "i"\n[columns.x]\nkind = "boolean"', "unknown key 'columns'"),
         ('[ratings]\nperson = "p"', "item: field required"),
         ('[ratings]\nperson = "p"\nitem = "i"\nfilm = 3', "unknown key 'film'"),
         ('[ratings]\nperson = "p"\nitem = "i"\nitems = 3', "items"),

@@ -19,6 +19,7 @@ from privae.privacy.ledger import Ledger
 from privae.privacy.noise import NoiseSource
 from privae.recipes import ratings
 from privae.recipes.phases import Budget
+from privae.training.watch import Silent
 
 ITEMS = tuple(f"{taste}{i}" for taste in "xy" for i in range(6))
 SCHEMA = RatingSchema(person="who", item="what", value="stars", like=4, items=ITEMS)
@@ -149,6 +150,29 @@ def test_as_noise_grows_popularity_recommends_and_then_nothing_is_fitted():
     assert [name for name in order if name != "x0"] == popular.recommend(["x0"], n=12)["what"].tolist()
     with pytest.raises(DataError, match="cannot be told from none"):
         made(0.004)
+
+
+class Killed(Silent):
+    """Ends a fit where a phase begins."""
+
+    def phase(self, name: str, total: int) -> None:
+        if name == "gram matrix":
+            raise KeyboardInterrupt
+
+
+def test_a_checkpoint_tells_nothing_of_how_many_items_were_not_bought(tmp_path):
+    bought, told = SCHEMA.model_copy(update={"items": "bought"}), []
+    for more in (0, 37):
+        kept = tmp_path / f"{more}.checkpoint"
+        frame = plays(3000, more=[("me", f"only mine {i}", 5) for i in range(more)])
+        with pytest.raises(KeyboardInterrupt):
+            VAE(3.0, 1e-6, rows=3000, schema=bought).fit(frame, checkpoint=kept, watch=Killed())
+        members = members_of(kept.read_bytes(), "kept")
+        assert b"only mine" not in kept.read_bytes()
+        told.append(json.loads(members["checkpoint.json"])["numbers"])
+        again = VAE(3.0, 1e-6, rows=3000, schema=bought).fit(frame, checkpoint=kept, resume=True)
+        assert again.fitted_.items == ITEMS
+    assert told[0] == told[1] >= 49
 
 
 @pytest.mark.parametrize("items", [ITEMS, "bought"])

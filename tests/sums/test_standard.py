@@ -2,9 +2,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privae.errors import PrivacyRefused
 from privae.models.scores import Standard
 from privae.sums import moments, standard
 from privae.sums.moments import BOUND
@@ -68,3 +70,29 @@ def test_covariances_give_way_to_the_known_noise_and_variances_do_not():
 def test_one_column_has_no_covariances():
     found = moments.Moments(np.array([[50.0 * BOUND**2]]), np.zeros(1), 100.0)
     assert standard.shrunk(found, 100.0, 3.0).known == 1.0
+
+
+def agreed(center, spread):
+    return {"center": torch.from_numpy(np.array(center)), "spread": torch.from_numpy(np.array(spread))}
+
+
+def test_what_a_coordinator_agrees_is_what_releases_could_have_given():
+    two = grid([0.0, 0.0], [10.0, 4.0], [1.0, 0.5])
+    own = standard.agreed_standard(agreed([5.0, 2.0], [1.0, 1.0]), two)
+    assert (own.center.tolist(), own.spread.tolist()) == ([5.0, 2.0], [1.0, 1.0])
+    nan = math.nan
+    wild = [
+        {},
+        agreed([5.0], [1.0]),
+        agreed([[5.0, 2.0]], [1.0, 1.0]),  # another center for each record
+        agreed([5, 2], [1, 1]),
+        agreed([nan, 2.0], [1.0, 1.0]),
+        agreed([11.0, 2.0], [1.0, 1.0]),
+        agreed([5.0, 2.0], [1.0, nan]),
+        agreed([5.0, 2.0], [1.0, math.inf]),
+        agreed([5.0, 2.0], [0.0, 1.0]),
+        agreed([5.0, 2.0], [1.0, -1.0]),
+    ]
+    for given_ in wild:
+        with pytest.raises(PrivacyRefused, match="do not trust the coordinator"):
+            standard.agreed_standard(given_, two)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from privae.attacks.bounds import CONFIDENCE, corrected, guessed, guesses_about, one_run_bound, one_run_power
 from privae.attacks.finding import Attack, Channel, Finding, Text
 from privae.audit.coins import Coins
-from privae.audit.readings import joint, likely, moment_reading, of_detection
+from privae.audit.readings import deviation, joint, likely, moment_reading, of_detection
 from privae.data.codec import Codec
 from privae.data.images import ImageSchema, label_codes
 from privae.data.ratings import RatingSchema
@@ -40,6 +40,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 
+UNPLANTED = "canaries are not planted among ratings yet; fit with --audit none, or without coins"
 FINDINGS = 4
 """Most findings about canaries of one fit."""
 
@@ -148,7 +149,7 @@ def trial(coins: Coins | None, x: Any, y: Any, schema: Schema | ImageSchema | Ra
     if coins is None:
         return Trial((x, y), (x, y))
     if isinstance(schema, RatingSchema):
-        raise UsageError("canaries are not planted among ratings yet; fit with --audit none, without coins")
+        raise UsageError(UNPLANTED)
     if place().size > 1:
         raise UsageError("canaries are planted by one process; audit without them, or fit in one process")
     present, planted = coins.taking_part(x), coins.planted()
@@ -263,7 +264,7 @@ def _release(canaries: Canaries, fit: _Fit) -> Floats | None:
     wide, classes, layout = _cells(canaries.data, fit, fit.fitted)
     released = table.mirrored(fit.transcript[table.TABLES][0], layout)
     expected = _mixture_tables(fit.fitted.model.mixture, released)
-    noise = _deviation(fit.plan, table.TABLES)
+    noise = deviation(fit.plan, table.TABLES)
     # a cell tells of canaries where little else is expected in it
     weight = 1 / (noise**2 + expected + (0.05 * expected) ** 2 + 1e-9)
     return _over_pairs(wide, classes, (released - expected) * weight)
@@ -288,7 +289,7 @@ def _read_tables(canaries: Canaries, fit: _Fit, fitted: FittedTable) -> Floats:
     rest -= table.pair_tables(fitted.codec.encode(fit.data), layout)
     shared = wide @ wide.T
     overlaps = np.where(classes[:, None] == classes, shared * (shared - 1) / 2, 0.0)
-    return likely(_over_pairs(wide, classes, rest), overlaps, _deviation(fit.plan, table.TABLES))
+    return likely(_over_pairs(wide, classes, rest), overlaps, deviation(fit.plan, table.TABLES))
 
 
 def _cells(data: pd.DataFrame, fit: _Fit, fitted: FittedTable) -> tuple[Floats, Integers, table.Layout]:
@@ -339,8 +340,8 @@ def _read_images(canaries: Canaries, fit: _Fit, fitted: FittedImages) -> Floats:
     codes = [image.latent_codes(part, *axes, sizes) for part in known]
     second = image.unpacked(transcript[image.CLASSES], sizes.latent)
     parts = [
-        moment_reading(first, known, one, _deviation(fit.plan, image.AXES)),
-        moment_reading(second, codes, classes, _deviation(fit.plan, image.CLASSES)),
+        moment_reading(first, known, one, deviation(fit.plan, image.AXES)),
+        moment_reading(second, codes, classes, deviation(fit.plan, image.CLASSES)),
     ]
     return joint(parts)
 
@@ -349,11 +350,6 @@ def _classes(schema: ImageSchema, labels: Any, count: int) -> Integers:  # noqa:
     if not isinstance(schema.classes, tuple) or labels is None:
         return np.zeros(count, np.int64)
     return label_codes(labels, schema.classes)
-
-
-def _deviation(plan: Plan, name: str) -> float:
-    phase = plan.phase(name)
-    return 0.0 if phase is None else phase.mechanism().std
 
 
 _READERS: tuple[tuple[Attack, Callable[[Canaries, _Fit], Floats | None]], ...] = (

@@ -18,7 +18,7 @@ from privae.errors import DataError, UsageError
 from privae.plan import Plan
 from privae.privacy.noise import NoiseSource
 from privae.recipes.fitted import Fitted, FittedTable
-from privae.recipes.modality import AnyRecipe, to_members
+from privae.recipes.modality import Recipe, to_members
 from privae.recipes.phases import Run
 from privae.recipes.table import as_declared
 
@@ -41,7 +41,7 @@ class Own:
 
     fitted: Fitted = field(repr=False)
     plan: Plan
-    recipe: AnyRecipe = field(repr=False)
+    recipe: Recipe = field(repr=False)
     again: Again | None = field(repr=False)
     fit: str = ""
     federation: Mapping[str, Any] = field(default_factory=dict)

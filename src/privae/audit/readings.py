@@ -89,12 +89,13 @@ def of_detection(
     released = unpacked(transcript[MOMENTS], len(grid))
     return joint(
         [
-            (ones @ left, (ones @ ones.T).toarray(), _deviation(plan, QUANTILES)),
-            moment_reading(released, clipped, group, _deviation(plan, MOMENTS)),
+            (ones @ left, (ones @ ones.T).toarray(), deviation(plan, QUANTILES)),
+            moment_reading(released, clipped, group, deviation(plan, MOMENTS)),
         ]
     )
 
 
-def _deviation(plan: Plan, name: str) -> float:
+def deviation(plan: Plan, name: str) -> float:
+    """Standard deviation of the noise of a phase, in its weighted units; 0 where the plan has none of that name."""
     phase = plan.phase(name)
     return 0.0 if phase is None else phase.mechanism().std

@@ -296,8 +296,9 @@ class Gathering:
         right = {index: part for index, part in self.parts.items() if _hashed(part) == hashes[index]}
         left = [index for index in range(len(self.members)) if index not in right]
         if left:  # who should tell these is away; one who is here is asked again
-            self.tellers[next(iter(self.answers))] = left
-            del self.answers[next(iter(self.answers))]
+            name = next(iter(self.answers))
+            self.tellers[name] = left
+            del self.answers[name]
             return False
         whole = b"".join(right[index] for index in range(len(self.members)))
         self.total, self.done = np.frombuffer(whole, f"<u{self.word}"), True

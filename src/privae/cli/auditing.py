@@ -57,8 +57,6 @@ def of_model(model: VAE, paths: tuple[Path, Path, Path | None], level: Level, wa
     watch.phase(f"reading {data.name}", 1)
     x, y = request.read(data)
     schema = model.fitted_.schema
-    if isinstance(schema, RatingSchema):
-        raise UsageError("models of ratings are not audited yet: no attack on them is built in")
     if isinstance(schema, Schema):
         schema.ordered([str(name) for name in x.columns], data.name)
     held = request.read_alike(holdout, data, schema)

@@ -280,7 +280,7 @@ def names_of(model: VAE, data: Any) -> tuple[str, Any]:  # noqa: ANN401  records
     """How records are named, and the names: rows by their number from 1, persons as the table names them."""
     fitted = model.fitted_
     if isinstance(fitted, FittedRatings):
-        return fitted.schema.person, fitted.profiles(data).persons
+        return fitted.schema.person, fitted.persons(data)
     return "row", range(1, len(data) + 1)
 
 

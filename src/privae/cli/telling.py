@@ -35,9 +35,8 @@ def plan_text(plan: Plan, *, promise: bool = True) -> str:
         for p in plan.phases
     ]
     declared = "not declared" if plan.rows is None else f"about {plan.rows:,}"
-    counted = "persons" if plan.unit == PERSON else "rows"
     lines = [
-        f"recipe {plan.recipe}: epsilon {plan.epsilon:g}, delta {plan.delta:g}, {counted} {declared}",
+        f"recipe {plan.recipe}: epsilon {plan.epsilon:g}, delta {plan.delta:g}, {_rows(plan)} {declared}",
         aligned(rows),
         f"expected: about {duration(plan.seconds)} and {plan.megabytes / 1000:.1f} GB of memory, on two cores",
         verdict(plan),
@@ -46,11 +45,15 @@ def plan_text(plan: Plan, *, promise: bool = True) -> str:
     return "\n".join([*lines, "", plan.guarantee().sentence()] if promise else lines)
 
 
+def _rows(plan: Plan) -> str:
+    return "persons" if plan.unit == PERSON else "rows"
+
+
 def verdict(plan: Plan) -> str:
     """Whether this epsilon can work with the declared rows."""
     if not math.isfinite(plan.epsilon):
         return "can it work: yes, and it is NOT PRIVATE"
-    need = f"about {plan.rows_needed:,} {'persons' if plan.unit == PERSON else 'rows'}"
+    need = f"about {plan.rows_needed:,} {_rows(plan)}"
     if plan.rows is None:
         return f"can it work: from {need} on; declare --rows to be told"
     if plan.rows < plan.rows_needed:

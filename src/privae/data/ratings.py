@@ -4,7 +4,6 @@ A row says that a person took to an item: watched, bought, or rated it. The unit
 one contribution, and what becomes of them is a function of the schema and of these rows alone.
 """
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,18 +12,26 @@ from typing import Any, Literal, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError, field_validator
+from pydantic import BaseModel, field_validator
 from scipy.sparse import csr_array
 
 from privae import files
 from privae.data.column import FROZEN
-from privae.data.schema import Schema, toml_value
+from privae.data.schema import (
+    Schema,
+    known_keys,
+    loaded,
+    parsed,
+    section,
+    text_of,
+    toml_value,
+    validated,
+)
 from privae.data.values import canonical, category_codes, distinct, numbers
 from privae.errors import DataError, UsageError
 
 Index = NDArray[np.int64]
 _TAKEN = {"rank", "score", "likeness"}
-_FACTS = ("person", "item", "value", "like", "time", "items", "rows")
 
 
 class RatingSchema(BaseModel):
@@ -53,30 +60,16 @@ class RatingSchema(BaseModel):
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The schema in a TOML file. Errors: UsageError for a file that cannot be read, or is none."""
-        try:
-            return cls.loads(files.text_in(Path(path)))
-        except UsageError as error:
-            raise UsageError(f"{path}: {error}") from None
+        return loaded(cls, path, text_of(path))
 
     @classmethod
     def loads(cls, text: str) -> Self:
         """The schema in a TOML text: one section, [ratings]."""
-        try:
-            read = tomllib.loads(text)
-            facts = read["ratings"]
-            if len(read) > 1:
-                raise UsageError("the schema of ratings has one section, [ratings]; leave the others out")
-            unknown = next((name for name in facts if name not in _FACTS), None)
-            if unknown is not None:
-                raise UsageError(f"[ratings] has an unknown key '{unknown}'; it has {', '.join(_FACTS)}")
-            return cls.model_validate(facts)
-        except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"the schema is not valid TOML: {str(error).lower()}") from None
-        except (KeyError, TypeError):
-            raise UsageError("the schema of ratings has one section, [ratings]") from None
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            raise UsageError(f"[ratings] {first['loc'][0]}: {first['msg'].lower()}") from None
+        read = parsed(text)
+        known_keys(read, ("ratings",), "the schema of ratings")
+        facts = section(read, "ratings")
+        known_keys(facts, tuple(cls.model_fields), "[ratings]")
+        return validated(cls, facts, "[ratings]")
 
     def dumps(self) -> str:
         """The TOML text; `loads` gives the same schema back."""
@@ -135,11 +128,12 @@ class RatingSchema(BaseModel):
 
 def read_schema(path: str | Path) -> Schema | RatingSchema:
     """The schema in a TOML file: of ratings if it has the section [ratings], else of a table. Errors: UsageError."""
+    text = text_of(path)
     try:
-        of_ratings = "ratings" in tomllib.loads(files.text_in(Path(path)))
-    except (tomllib.TOMLDecodeError, UsageError):
-        of_ratings = False  # `Schema.load` says what is wrong
-    return RatingSchema.load(path) if of_ratings else Schema.load(path)
+        of_ratings = "ratings" in parsed(text)
+    except UsageError:
+        of_ratings = False  # `Schema.loads` says what is wrong
+    return loaded(RatingSchema, path, text) if of_ratings else loaded(Schema, path, text)
 
 
 @dataclass(frozen=True)
@@ -165,7 +159,7 @@ def profiles(frame: pd.DataFrame, schema: RatingSchema, items: Sequence[str]) ->
     header = [str(name) for name in frame.columns]
     schema.ordered(header)
     frame = frame.set_axis(header, axis=1)
-    who, persons = _named(frame[schema.person])
+    who, persons = persons_in(frame[schema.person])
     places, texts = distinct(frame[schema.item])
     what = np.append(category_codes(texts, items), -1)[places]
     chosen = (who >= 0) & (what >= 0)
@@ -214,8 +208,8 @@ def table_of(likes: csr_array, schema: RatingSchema) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _named(column: "pd.Series[Any]") -> tuple[Index, list[str]]:
-    """`distinct`, in which no text is a gap."""
+def persons_in(column: "pd.Series[Any]") -> tuple[Index, list[str]]:
+    """Who each row is about, -1 for nobody, and the persons' names in order of appearance; no text is a gap."""
     places, texts = distinct(column)
     if "" in texts:
         gap = texts.index("")

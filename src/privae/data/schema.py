@@ -7,7 +7,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -15,11 +15,23 @@ from pydantic import BaseModel, ValidationError
 from privae import files
 from privae.data.column import FROZEN, Column, check_column, one_bin_a_value
 from privae.data.values import canonical
-from privae.errors import DataError, UsageError
+from privae.errors import DataError, PrivacyRefused, UsageError
 
 _TABLE_KEYS = ("label", "rows", "person", "max_rows", "origin")
 _COLUMN_KEYS = tuple(name for name in Column.model_fields if name != "name")
 _Model = TypeVar("_Model", bound=BaseModel)
+
+
+class _Read(Protocol):
+    """What is read from a TOML text."""
+
+    @classmethod
+    def loads(cls, text: str) -> Self:
+        """The one in a text."""
+        ...
+
+
+_Kind = TypeVar("_Kind", bound=_Read)
 
 
 class Schema(BaseModel):
@@ -44,32 +56,21 @@ class Schema(BaseModel):
 
         Errors: UsageError for a file that cannot be read or is no schema; unknown keys with the nearest.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = str(error.strerror).lower() if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise UsageError(f"the schema {path} cannot be read: {reason}") from None
-        try:
-            return cls.loads(text)
-        except UsageError as error:
-            raise UsageError(f"{path}: {error}") from None
+        return loaded(cls, path, text_of(path))
 
     @classmethod
     def loads(cls, text: str) -> Self:
         """The schema in a TOML text."""
-        try:
-            read = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"the schema is not valid TOML: {str(error).lower()}") from None
-        _known_keys(read, ("table", "columns"), "the schema")
-        table, columns = _section(read, "table"), _section(read, "columns")
-        _known_keys(table, _TABLE_KEYS, "[table]")
+        read = parsed(text)
+        known_keys(read, ("table", "columns"), "the schema")
+        table, columns = section(read, "table"), section(read, "columns")
+        known_keys(table, _TABLE_KEYS, "[table]")
         for name in columns:
-            _known_keys(_section(columns, name), _COLUMN_KEYS, f"[columns.{name}]")
+            known_keys(section(columns, name), _COLUMN_KEYS, f"[columns.{name}]")
         built = tuple(
-            _validated(Column, {"name": n, **facts}, f"[columns.{n}]") for n, facts in columns.items()
+            validated(Column, {"name": n, **facts}, f"[columns.{n}]") for n, facts in columns.items()
         )
-        return _validated(cls, {"columns": built, **table}, "[table]")
+        return validated(cls, {"columns": built, **table}, "[table]")
 
     def to_dict(self) -> dict[str, Any]:
         """The schema as its TOML says it, {"table": ..., "columns": {name: ...}}, without defaults."""
@@ -116,6 +117,14 @@ class Schema(BaseModel):
         if self.label is not None:
             _check_label(self.label, {column.name: column for column in self.columns})
 
+    def check_records(self) -> None:
+        """Raise PrivacyRefused where rows are not units of their own, for whoever charges them as records."""
+        if self.person is not None:
+            raise PrivacyRefused(
+                "the schema declares a person column, and rows charged as records would understate what a person "
+                "loses; keep one row a person and remove `person`"
+            )
+
     def ordered(self, header: Sequence[str], source: str = "the table") -> Self:
         """The schema with its columns in the order of a file's header.
 
@@ -149,6 +158,31 @@ class Schema(BaseModel):
         return self.model_copy(
             update={"columns": tuple(_filled(c, values) if c.name == name else c for c in self.columns)}
         )
+
+
+def text_of(path: str | Path) -> str:
+    """The text of a schema file. Errors: UsageError for one that cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = str(error.strerror).lower() if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"the schema {path} cannot be read: {reason}") from None
+
+
+def loaded(kind: type[_Kind], path: str | Path, text: str) -> _Kind:
+    """The schema of a kind in the text of a file. Errors: those of its `loads`, naming the file."""
+    try:
+        return kind.loads(text)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """What a TOML text says. Errors: UsageError."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"the schema is not valid TOML: {str(error).lower()}") from None
 
 
 def toml_key(name: str) -> str:
@@ -206,15 +240,17 @@ def plain(value: Any) -> Any:  # noqa: ANN401  any TOML value
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value
 
 
-def _section(read: Mapping[str, Any], name: str) -> dict[str, Any]:
+def section(read: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A section of what was read, empty where it lacks. Errors: UsageError."""
     section = read.get(name, {})
     if not isinstance(section, dict):
-        raise UsageError(f"'{name}' is not a section of the schema; write [table] and [columns.NAME]")
+        raise UsageError(f"'{name}' is not a section of the schema; write [{name}]")
     return section
 
 
-def _known_keys(section: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for key in section:
+def known_keys(read: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """Raise UsageError for a key that is none of the known ones, naming the nearest."""
+    for key in read:
         if key not in known:
             raise UsageError(f"{where} has an unknown key '{key}'{_nearest(key, known)}")
 
@@ -224,7 +260,8 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
-def _validated(model: type[_Model], facts: Mapping[str, Any], where: str) -> _Model:
+def validated(model: type[_Model], facts: Mapping[str, Any], where: str) -> _Model:
+    """The model of these facts. Errors: UsageError, naming where and the key."""
     try:
         return model.model_validate(facts)
     except ValidationError as error:

@@ -28,7 +28,7 @@ from scipy.special import ndtri
 from privae import files
 from privae.data.images import ImageSchema, label_codes
 from privae.data.schema import Schema
-from privae.errors import ArtifactError, PrivacyRefused, UsageError
+from privae.errors import ArtifactError, UsageError
 from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
@@ -138,8 +138,8 @@ class Evaluation:
     def draft(self, budget: Budget) -> Draft:
         """The one phase. Errors: PrivacyRefused for a schema with a person column; UsageError with strict."""
         self.schema.check()
-        if isinstance(self.schema, Schema) and self.schema.person is not None:
-            raise PrivacyRefused("rows are charged as records, and the schema declares a person column")
+        if isinstance(self.schema, Schema):
+            self.schema.check_records()
         if budget.strict:
             raise UsageError("strict is for fits: every record has a score")
         classes, bins = self.shape

@@ -39,12 +39,13 @@ from privae.federated.round import Circle
 from privae.plan import MOST_NUMBERS, Plan
 from privae.privacy import accountant
 from privae.privacy.sampling import CLIENT
-from privae.recipes.modality import AnyRecipe, Facts, recipe_of
+from privae.recipes.modality import Facts, recipe_of
+from privae.recipes.modality import Recipe as Fit
 from privae.recipes.phases import budget_of, check_plan
 
 Share = Literal["all", "decoder"]
 Way = Literal["masked", "encrypted"]
-Recipe = AnyRecipe | Evaluation
+Recipe = Fit | Evaluation
 _MOST_SITES = 64
 FROZEN = ConfigDict(frozen=True, extra="forbid")
 _NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"

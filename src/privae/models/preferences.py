@@ -17,7 +17,12 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 _PERSONS = 512  # of a dense block
-_MOST_BINS, _MOST_CODES, _LARGEST = 24, 50, 1e4
+_LARGEST = 1e4  # of a log-share or a loading
+
+BINS = 24
+"""Of how many items persons like: 1, 2 to 3, 4 to 7, ..."""
+CODES = 50
+"""Most numbers of a code that follows from a Gram matrix."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,7 @@ class PreferenceModel:
             return np.tile(popular, (likes.shape[0], 1))
         kept, weights = self.kept.numpy(), self.weights.double().numpy()
         scores = likes[:, kept] @ weights
-        least = scores.min(1, keepdims=True) if len(kept) else np.zeros((likes.shape[0], 1))
-        found = np.asarray(popular + (least - 2.0))
+        found = np.asarray(popular + (scores.min(1, keepdims=True) - 2.0))
         found[:, kept] = scores
         found[np.diff(likes[:, kept].tocsr().indptr) == 0] = popular  # nothing speaks for anything
         return found
@@ -263,7 +267,7 @@ def _sound(model: PreferenceModel) -> bool:
         and model.log_shares.shape == (size,)
         and model.loadings.ndim == 2
         and model.loadings.shape[0] == size
-        and model.loadings.shape[1] <= _MOST_CODES
+        and model.loadings.shape[1] <= CODES
         and model.within.numel() == 1
         and _lengths(model.lengths)
         and all(bool(part.isfinite().all()) for part in model.state().values())
@@ -277,7 +281,7 @@ def _lengths(lengths: Tensor) -> bool:
     """Whether these are shares of persons by how much they like."""
     return (
         (lengths.dtype, lengths.ndim) == (torch.float64, 1)
-        and 0 < len(lengths) <= _MOST_BINS
+        and 0 < len(lengths) <= BINS
         and bool(lengths.isfinite().all() and (lengths >= 0).all() and lengths.sum() > 0)
     )
 
@@ -297,20 +301,19 @@ def _drawn(
     logits: Callable[[Tensor], Tensor], shape: tuple[int, int], model: Preferences, generator: torch.Generator
 ) -> csr_array:
     """Persons from codes z [n, k], and logits of the modeled items: the largest of these plus Gumbel noise."""
-    count, kept = shape[0], model.kept
-    columns = [np.zeros(0, np.int64)]
-    sizes = torch.zeros(0, dtype=torch.int64)
-    if count:
-        bins = torch.multinomial(model.lengths, count, replacement=True, generator=generator)
-        spread = torch.rand(count, generator=generator, dtype=torch.float64)
-        mean = float(model.within.clamp(0.02, 0.98))  # of u^(1 / mean - 1), u uniform
-        sizes = (2.0**bins * (1.0 + spread ** (1.0 / mean - 1.0))).long().clamp(1, len(kept))
+    count, kept, columns = shape[0], model.kept, []
+    if count == 0:
+        return csr_array((0, model.known), dtype=np.int64)
+    bins = torch.multinomial(model.lengths, count, replacement=True, generator=generator)
+    spread = torch.rand(count, generator=generator, dtype=torch.float64)
+    mean = float(model.within.clamp(0.02, 0.98))  # of u^(1 / mean - 1), u uniform
+    sizes = (2.0**bins * (1.0 + spread ** (1.0 / mean - 1.0))).long().clamp(1, len(kept))
     for part in torch.split(sizes, _PERSONS):
         z = torch.randn(len(part), shape[1], generator=generator, dtype=torch.float64)
         scores = logits(z)
         uniform = torch.rand(scores.shape, generator=generator, dtype=torch.float64)
         keys = scores - torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
-        order = keys.topk(int(part.max()), dim=1).indices if len(part) else torch.zeros(0, 0).long()
+        order = keys.topk(int(part.max()), dim=1).indices
         columns.append(kept[order[torch.arange(order.shape[1])[None] < part[:, None]]].numpy())
     starts, places = np.concatenate([[0], np.cumsum(sizes.numpy())]), np.concatenate(columns)
     found = csr_array((np.ones(len(places), np.int64), places, starts), shape=(count, model.known))
@@ -320,7 +323,7 @@ def _drawn(
 
 def _dense(likes: csr_array) -> Iterator[Tensor]:
     for start in range(0, likes.shape[0], _PERSONS):
-        yield torch.from_numpy(likes[start : start + _PERSONS].toarray()).float()
+        yield torch.from_numpy(likes[start : start + _PERSONS].astype(np.float32).toarray())
 
 
 def _unlabelled(x: Tensor) -> Tensor:

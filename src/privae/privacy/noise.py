@@ -26,6 +26,7 @@ Drawn = Float64[Tensor, "*shape"] | Int64[Tensor, "*shape"]
 
 _PAIRS = 2**14  # drawn at a time: their temporaries, 1 MiB, stay in the cache
 _MAX_WORDS = 2**32  # of one key
+_MOST_HIDDEN = 2**32  # numbers of a sum whose size is a secret, as they are told
 _CHUNK = 2 * _PAIRS  # numbers that a thread hands over at a time
 _ZEROS = bytes(16 * _PAIRS)
 
@@ -58,6 +59,7 @@ class NoiseSource:
         pseudorandom permutation. Its values at distinct counters then differ from uniform by at most
         b^2 / 2^129 over b blocks: 2^-67 for the 2^31 blocks that one key gives, after which the next 32 bytes
         of its own keystream, used for nothing else, take its place. How long a draw takes is not protected.
+    hidden: of the numbers drawn, those of sums whose very size is a secret; `numbers_told` tells a bound of them.
     Errors: UsageError for a key that is not 32 bytes; PrivacyRefused after a fork, and for a copy or a pickle.
 
     >>> NoiseSource(bytes(32))
@@ -69,7 +71,7 @@ class NoiseSource:
     def __init__(self, key: bytes | None = None) -> None:
         if key is not None and len(key) != 32:
             raise UsageError("the key of a NoiseSource is 32 bytes; leave it out to draw a secret one")
-        self.fixed, self.numbers_drawn = key is not None, 0
+        self.fixed, self.numbers_drawn, self.hidden = key is not None, 0, 0
         self._start(os.urandom(32) if key is None else key)
         self._parent: NoiseSource | None = None
         self._process, self._lock = os.getpid(), threading.RLock()
@@ -81,6 +83,11 @@ class NoiseSource:
     def __reduce__(self) -> NoReturn:
         # privacy: a copy would draw the same coins again.
         raise PrivacyRefused("a NoiseSource is never copied or written to disk; make a new one instead")
+
+    @property
+    def numbers_told(self) -> int:
+        """`numbers_drawn`, for whoever may read it: with a public bound in the place of those that are hidden."""
+        return self.numbers_drawn + (max(_MOST_HIDDEN - self.hidden, 0) if self.hidden else 0)
 
     def child(self) -> "NoiseSource":
         """A source of its own under the next 32 bytes of this keystream; its numbers count here as well."""

@@ -20,7 +20,7 @@ from privae.data.codec import Codec
 from privae.data.column import Column, nullable
 from privae.data.schema import Schema
 from privae.data.values import numbers
-from privae.errors import DataError, PrivacyRefused, ResourceError, UsageError
+from privae.errors import DataError, ResourceError, UsageError
 from privae.models.scores import SCORES, Basis, Cells, DetectionModel, Quantiles, Standard
 from privae.plan import Phase
 from privae.recipes.fitted import FittedTable, Floats
@@ -29,15 +29,12 @@ from privae.recipes.phases import Array, Budget, Draft, Run, statistics
 from privae.sums import moments, quantiles
 from privae.sums.moments import Integers
 from privae.sums.quantiles import Grid
-from privae.sums.standard import clipped_codes, shrunk, standard_of
+from privae.sums.standard import agreed_standard, clipped_codes, shrunk, standard_of
 
 QUANTILES, MOMENTS = "bounds", "moments"
 RECIPE = "detection"
 QUANTILE_SHARE = 0.5  # of mu^2
-FULL, SOME = (
-    20.0,
-    5.0,
-)  # n mu / d from which covariances, and from which anything but public units, are trusted
+FULL, SOME = 20.0, 5.0  # n mu / d from which covariances, and from which more than public units, are trusted
 _MOST_CELLS = 10**8
 _UNITS = 256  # of a width, where a column declares no unit
 _CERTAIN = 5.0
@@ -245,11 +242,7 @@ class DetectionRecipe:
     def draft(self, budget: Budget) -> Draft:
         """The phases of the fit. Errors: UsageError or PrivacyRefused for a schema that cannot be fitted."""
         self.schema.check()
-        if self.schema.person is not None:
-            raise PrivacyRefused(
-                "the schema declares a person column, and rows charged as records would understate what a person "
-                "loses; keep one row a person and remove `person`"
-            )
+        self.schema.check_records()
         if budget.fidelity:
             raise UsageError("detection trains no gradients; leave out fidelity")
         return draft(self.schema, budget)
@@ -281,8 +274,7 @@ def _agreed(run: Run, found: Quantiles, grid: Grid) -> Standard:
         own = standard_of(found, grid)
         return {"center": torch.from_numpy(own.center), "spread": torch.from_numpy(own.spread)}
 
-    agreed = run.agreed(QUANTILES, made)
-    return Standard(agreed["center"].numpy(), agreed["spread"].numpy(), grid.low, grid.width)
+    return agreed_standard(run.agreed(QUANTILES, made), grid)
 
 
 def records_of(frame: pd.DataFrame, schema: Schema, layout: Layout) -> tuple[Array, Integers]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from privae.data.codec import Codec
 from privae.data.images import ImageSchema
-from privae.data.ratings import Profiles, RatingSchema, named, profiles, table_of
+from privae.data.ratings import Profiles, RatingSchema, named, persons_in, profiles, table_of
 from privae.data.schema import Schema
 from privae.data.values import canonical, category_codes
 from privae.errors import UsageError
@@ -154,6 +154,10 @@ class FittedRatings:
     def profiles(self, data: pd.DataFrame) -> Profiles:
         """What each person of a table likes."""
         return profiles(data, self.schema, self.items)
+
+    def persons(self, data: pd.DataFrame) -> list[str]:
+        """The names of the persons of a table."""
+        return persons_in(data[self.schema.person])[1]
 
     def sample(self, count: int, seed: int) -> pd.DataFrame:
         """What `count` new persons like, one row a like."""

@@ -19,7 +19,7 @@ from privae.data.images import ImageSchema, label_codes
 from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.data.values import column_of
-from privae.errors import DataError, PrivacyRefused, UsageError
+from privae.errors import DataError, UsageError
 from privae.models.image import ImageModel
 from privae.models.latent import LatentModel
 from privae.models.likelihoods import Categorical, of_pixels
@@ -56,11 +56,7 @@ class TableRecipe:
     def draft(self, budget: Budget) -> Draft:
         """The phases of the fit. Errors: UsageError or PrivacyRefused for a schema that cannot be fitted."""
         self.schema.check()
-        if self.schema.person is not None:
-            raise PrivacyRefused(
-                "the schema declares a person column, and rows charged as records would understate what a person "
-                "loses; keep one row a person and remove `person`"
-            )
+        self.schema.check_records()
         if len(self.schema.kept) < 2:
             raise UsageError("a table needs at least two kept columns; a histogram serves one")
         if self.network is not None and not self.by_gradients:
@@ -218,9 +214,9 @@ class RatingRecipe:
         return FittedRatings(*ratings.fit(run, data, self.schema))
 
 
-AnyRecipe = TableRecipe | ImageRecipe | DetectionRecipe
+Recipe = TableRecipe | ImageRecipe | DetectionRecipe
 """How tables and images are fitted."""
-Recipe = AnyRecipe | RatingRecipe
+AnyRecipe = Recipe | RatingRecipe
 NAMES = ("auto", "gradients", detection.RECIPE)
 """What a person may ask for: statistics first, gradients alone, or statistics for anomaly scores."""
 Facts = Schema | ImageSchema | RatingSchema
@@ -297,7 +293,7 @@ def archived(fitted: AnyFitted, plan: Plan, guarantee: Guarantee, ledger: Ledger
     }
 
 
-def recipe_of(schema: Schema | ImageSchema, plan: Plan) -> AnyRecipe:
+def recipe_of(schema: Schema | ImageSchema, plan: Plan) -> Recipe:
     """The recipe that a plan was made with, for networks of privae's own."""
     found = recipe_named(name_of(plan), schema, Training.of(plan))
     assert not isinstance(found, RatingRecipe)
@@ -311,7 +307,7 @@ def name_of(plan: Plan) -> str:
 
 def recipe_named(
     name: str, schema: Facts, training: Training | None = None, network: nn.Module | None = None
-) -> Recipe:
+) -> AnyRecipe:
     """The recipe of that name for these records. Errors: UsageError for another name, or what does not go together."""
     if name not in NAMES:
         raise UsageError(f"recipe is one of {', '.join(NAMES)}")

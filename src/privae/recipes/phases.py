@@ -20,9 +20,11 @@ from privae.plan import (
     calibrated,
     check_budget,
     sampler_delta,
+    unit_of,
 )
 from privae.privacy.mechanism import Event, Mechanism
 from privae.privacy.noise import NoiseSource
+from privae.privacy.sampling import PERSON
 from privae.training.group import ALONE, Group
 from privae.training.loop import Hands
 from privae.training.state import FORGETFUL, Keeper, uninterrupted
@@ -81,7 +83,7 @@ def plan_of(draft: Draft, budget: Budget, schema_hash: str, code_version: str) -
         seconds=round(draft.seconds, 1),
         megabytes=round(draft.megabytes),
         delta_threshold=threshold,
-        notes=(*draft.notes, *_verdict(budget.rows, needed)),
+        notes=(*draft.notes, *_verdict(budget.rows, needed, unit_of(draft.settings))),
         code_version=code_version,
     )
 
@@ -163,11 +165,13 @@ class Run:
             if earlier is not None:
                 return earlier  # rule 19: byte for byte the same, so free
             with uninterrupted():
-                epsilon = self.charge(name, phase.event())
+                epsilon, before = self.charge(name, phase.event()), self.noise.numbers_drawn
                 noisy = [
                     self._mechanism(phase, weight).release(total, self.noise) for total, weight in totals
                 ]
                 released = noisy if leaves is None else leaves(noisy)
+                if leaves is not None:  # privacy: a checkpoint tells how much noise was drawn
+                    self.noise.hidden += self.noise.numbers_drawn - before
                 # privacy: noisy counts of texts tell how many different ones there are, below the threshold, too
                 if leaves is not None or name != CATEGORIES:
                     self.keeper.remember(name, released)
@@ -226,10 +230,11 @@ def statistics(name: str, share: float, sensitivity: float, replace_ratio: float
     return Phase(name=name, share=share, sensitivity=sensitivity, replace_ratio=replace_ratio, **more)
 
 
-def _verdict(rows: int | None, needed: int) -> tuple[str, ...]:
+def _verdict(rows: int | None, needed: int, unit: str) -> tuple[str, ...]:
     if rows is not None and rows < needed:
+        what = "persons" if unit == PERSON else "rows"
         return (
-            f"weak: with about {rows} rows the noise will dominate; this epsilon is expected to work "
-            f"from about {needed} rows",
+            f"weak: with about {rows} {what} the noise will dominate; this epsilon is expected to work "
+            f"from about {needed} {what}",
         )
     return ()

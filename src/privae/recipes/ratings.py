@@ -19,14 +19,14 @@ from privae.data.ratings import RatingSchema, profiles
 from privae.data.values import distinct
 from privae.errors import DataError, UsageError
 from privae.models.likelihoods import Categorical
-from privae.models.preferences import PreferenceModel, PreferenceNetwork
-from privae.plan import Plan, Setting
+from privae.models.preferences import BINS, CODES, PreferenceModel, PreferenceNetwork
+from privae.plan import Phase, Plan, Setting
 from privae.privacy import accountant
 from privae.privacy.sampling import PERSON
 from privae.recipes import gradients
 from privae.recipes.gradients import Training
 from privae.recipes.phases import CATEGORIES, Budget, Draft, Released, Run, statistics
-from privae.recipes.table import BOUGHT, CATEGORY_SHARE, threshold
+from privae.recipes.table import BOUGHT, threshold
 from privae.sums import likes as sums
 from privae.sums.likes import UNIT, Gram
 
@@ -40,10 +40,8 @@ _ITEMS_A_PERSON = 3.0  # n mu over the modeled items, at which the Gram matrix o
 _NEEDED = 15.0  # n mu over the items, or 100 popular ones, from which half of their Gram matrix is signal
 _WORTH_TRYING = 3.0  # n mu over these items, from which popularity alone is not better
 _RIDGES = (4.0, 8.0)  # times the edge of the noise, of up to 100 modeled items, and of more
-_LATENT = 50
 _CERTAIN = 5.0
 _SUPPOSED = 8.0  # items that a person likes, where nothing tells
-_BINS = 24
 _BETA = 0.2  # of the network's ELBO: best of those that Liang et al. tried
 
 
@@ -80,26 +78,22 @@ def draft(schema: RatingSchema, budget: Budget) -> Draft:
     """The phases of a fit, before their noise is known."""
     sizes, root = sizes_for(schema, budget), math.sqrt(2.0)
     known = len(schema.items) if schema.items != "bought" else _MOST_BOUGHT
-    first = (
-        []
-        if sizes.whole and sizes.personal
-        else [statistics(POPULARITY, _POPULARITY_SHARE, 1.0, root, size=known)]
-    )
+    first: list[Phase] = []
     notes: tuple[str, ...] = ()
     if schema.items == "bought":
-        first = [statistics(CATEGORIES, max(CATEGORY_SHARE, _POPULARITY_SHARE), 1.0, root, size=known)]
+        first = [statistics(CATEGORIES, _POPULARITY_SHARE, 1.0, root, size=known)]
         notes = ("items are bought: declare the catalogue to spend nothing on their names",)
+    elif sizes.personal and not sizes.whole:
+        first = [statistics(POPULARITY, _POPULARITY_SHARE, 1.0, root, size=known)]
     rest = 1.0 - sum(phase.share for phase in first)
-    numbers = sizes.modeled * (sizes.modeled + 1) // 2
-    last = statistics(GRAM, (1.0 - _LENGTH_SHARE) * rest, 1.0, root, size=numbers)
+    last, size = (GRAM, sizes.modeled * (sizes.modeled + 1) // 2) if sizes.personal else (POPULARITY, known)
     if not sizes.personal:
-        first = first if schema.items == "bought" else []
-        last = statistics(POPULARITY, (1.0 - _LENGTH_SHARE) * rest, 1.0, root, size=known)
-        notes = (
-            *notes,
-            "few persons for this epsilon: popularity alone is bought, and recommends to all alike",
-        )
-    phases = (*first, last, statistics(LENGTHS, _LENGTH_SHARE * rest, 1.0, root, size=_BINS))
+        notes += ("few persons for this epsilon: popularity alone is bought, and recommends to all alike",)
+    phases = (
+        *first,
+        statistics(last, (1.0 - _LENGTH_SHARE) * rest, 1.0, root, size=size),
+        statistics(LENGTHS, _LENGTH_SHARE * rest, 1.0, root, size=BINS),
+    )
     return Draft(
         recipe="ratings",
         phases=phases,
@@ -204,7 +198,7 @@ def draft_of_network(schema: RatingSchema, training: Training, budget: Budget) -
         )
     network = gradients.default_network(len(schema.items), 1, training)
     drafted = gradients.draft(len(schema.items), 1, network, training, budget)
-    lengths = statistics(LENGTHS, _LENGTH_SHARE, 1.0, math.sqrt(2.0), size=_BINS)
+    lengths = statistics(LENGTHS, _LENGTH_SHARE, 1.0, math.sqrt(2.0), size=BINS)
     return replace(drafted, phases=(lengths, *drafted.phases), settings={**drafted.settings, "unit": PERSON})
 
 
@@ -216,8 +210,8 @@ def fit_network(run: Run, frame: pd.DataFrame, schema: RatingSchema, training: T
     counts = run.release(LENGTHS, [(sums.lengths(liked), 1.0)])[0].astype(np.float64)
     run.watch.advance(1)
     known = np.maximum(np.where(counts > 3.0 * run.deviation(LENGTHS), counts, 0.0), 0.0)
-    known = known if known.any() else np.eye(_BINS)[int(counts[: len(schema.items).bit_length()].argmax())]
-    x = torch.from_numpy(liked.toarray()).float()
+    known = known if known.any() else np.eye(BINS)[int(counts[: len(schema.items).bit_length()].argmax())]
+    x = torch.from_numpy(liked.astype(np.float32).toarray())
     network = gradients.default_network(len(schema.items), 1, training)
     likelihood = Categorical((len(schema.items),))  # of several ones in a block: the multinomial
     vae = gradients.fit(run, (x, np.zeros(len(x), np.int64)), likelihood, 1, network, _BETA)
@@ -283,7 +277,7 @@ def _model(released: Gram, known: tuple[Any, Any, Any], ridge: float) -> Prefere
     # 2 / k is one deviation of what noise alone would have; what is not shrunk must pass three of them
     told = released.signal >= (2.0 if shrunk else 6.0) / len(kept)
     weights = weights if told else np.zeros_like(weights)
-    log_shares, loadings = sums.factors(released, _LATENT if told else 0)
+    log_shares, loadings = sums.factors(released, CODES if told else 0)
     parts = (
         kept,
         popular,

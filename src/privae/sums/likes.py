@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 
 from privae.errors import ResourceError
+from privae.models.preferences import BINS
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -24,7 +25,6 @@ Integers = NDArray[np.int64]
 UNIT = 2**24
 MOST_PERSONS = 2**38  # times UNIT = 2^62
 _PERSONS = 65_536  # of a block of a Gram matrix
-_BINS = 24  # of how many items persons like: 1, 2 to 3, 4 to 7, ...
 _LEAST_RIDGE = 5.0  # persons, where there is no noise
 _LEAST_LEFT = 0.25  # of the noise, that a ridge counts with where it was shrunk
 _FITTED = 30  # rounds of proportional fitting
@@ -64,7 +64,7 @@ class Gram:
         found *= rows.sum() / found.sum()
         return found
 
-    @property
+    @cached_property
     def signal(self) -> float:
         """Share of what independent likes do not explain that is not noise: 0 (nothing can be seen) to 1.
 
@@ -80,7 +80,7 @@ class Gram:
         found: Array = np.diag(np.diag(self.matrix)) + self.independent + self.signal * self._rest
         return found
 
-    @property
+    @cached_property
     def _rest(self) -> Array:
         found: Array = self.matrix - np.diag(np.diag(self.matrix)) - self.independent
         return found
@@ -109,7 +109,7 @@ def gram(likes: csr_array) -> tuple[Integers, Integers]:
 def lengths(likes: csr_array) -> Integers:
     """How many persons like 1, 2 to 3, 4 to 7, ... items: [bins]; who likes none is not counted."""
     counts = np.diff(likes.indptr)
-    return np.bincount(np.log2(counts[counts > 0]).astype(np.int64), minlength=_BINS)[:_BINS].astype(np.int64)
+    return np.bincount(np.log2(counts[counts > 0]).astype(np.int64), minlength=BINS)[:BINS].astype(np.int64)
 
 
 def unpacked(diagonal: Array, above: Array, deviation: float) -> Gram:
@@ -145,9 +145,8 @@ def factors(released: Gram, most: int) -> tuple[Array, Array]:
     as they pass what noise alone would be.
     """
     matrix, noise = released.matrix, released.deviation
-    shares = np.maximum(
-        np.diag(matrix), max(noise, 1e-12)
-    )  # what noise cannot tell from none counts as one deviation
+    # what noise cannot tell from none counts as one deviation
+    shares = np.maximum(np.diag(matrix), max(noise, 1e-12))
     persons = float(shares.sum())
     shares = shares / persons
     pairs = max(float(matrix.sum() - np.trace(matrix)), max(noise, 1e-12) * len(matrix))

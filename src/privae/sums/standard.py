@@ -4,12 +4,16 @@ The second release of anomaly detection is that of `sums.moments`, of the codes 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import ndtri
+from torch import Tensor
 
+from privae.errors import PrivacyRefused
 from privae.models.scores import Quantiles, Standard
 from privae.privacy.clipping import clip_to_grid
 from privae.sums.moments import BOUND, Moments
@@ -28,6 +32,23 @@ def standard_of(found: Quantiles, grid: Grid) -> Standard:
     shares = np.repeat([[_TAIL], [0.5], [1 - _TAIL]], len(grid), axis=1)
     lower, center, upper = found.at(shares)
     spread = np.maximum((upper - lower) / _APART, grid.unit / 4)
+    return Standard(center, spread, grid.low, grid.width)
+
+
+def agreed_standard(agreed: Mapping[str, Tensor], grid: Grid) -> Standard:
+    """What `standard_of` gives, from whoever made it. Errors: PrivacyRefused for numbers that it never gives.
+
+    privacy: a center of another shape could be another one for each record.
+    """
+    parts = [agreed.get(name) for name in ("center", "spread")]
+    if any(part is None or (part.shape, part.dtype) != ((len(grid),), torch.float64) for part in parts):
+        raise PrivacyRefused(
+            "the agreed center and spread of the columns are none; do not trust the coordinator"
+        )
+    center, spread = (part.numpy() for part in parts if part is not None)
+    inside = (center >= grid.low) & (center <= grid.low + grid.width)
+    if not (inside.all() and np.isfinite(spread).all() and (spread >= grid.unit / 4).all()):
+        raise PrivacyRefused("the agreed center and spread are out of range; do not trust the coordinator")
     return Standard(center, spread, grid.low, grid.width)
 
 

@@ -208,7 +208,7 @@ class Checkpoint:
         notes = _Notes(
             code_version=self.code_version,
             fixed=self.fixed,
-            numbers=self.drawn_before + self._noise.numbers_drawn,
+            numbers=self.drawn_before + self._noise.numbers_told,
             reservation=self.reservation,
             tokens=self.tokens,
             updates=self.updates,
