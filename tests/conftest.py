@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+import signal
 from types import SimpleNamespace
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -13,6 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from jaxtyping import install_import_hook
+
+# a job in the background of a script ignores Ctrl-C, which tests press
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 install_import_hook(["privae.layers", "privae.privacy", "privae.models"], "beartype.beartype")
 
