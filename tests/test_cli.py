@@ -260,7 +260,7 @@ def test_a_table_is_fitted_for_anomaly_scores(room, tmp_path, capsys) -> None:
     assert (
         main(["fit", *table, "--plan", str(tmp_path / "plan.toml"), "-o", str(model), "--audit", "none"]) == 0
     )
-    told = "note: scores use the covariance of the columns"
+    told = "note: scores use how the numbers of a record move together"
     assert told in capsys.readouterr().out
     assert main(["inspect", str(model)]) == 0
     assert told in capsys.readouterr().out

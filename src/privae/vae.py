@@ -27,12 +27,13 @@ from privae.audit.suite import audit as run_audit
 from privae.data.images import ImageSchema
 from privae.data.schema import Schema
 from privae.errors import ArtifactError, UsageError
+from privae.fitted.anomalies import heat_of, scores_of
+from privae.fitted.kinds import AnyFitted, Fitted
+from privae.fitted.ratings import FittedRatings
 from privae.plan import Plan, check_budget
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
 from privae.privacy.noise import NoiseSource
-from privae.recipes.detection import scores_of
-from privae.recipes.fitted import AnyFitted, Fitted, FittedRatings
 from privae.recipes.gradients import Training
 from privae.recipes.modality import (
     AnyRecipe,
@@ -66,7 +67,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     rows: roughly how many records there are (of ratings: persons), as you would say in public; gradients need it as
     their divisor.
     recipe: "auto" (statistics first), "gradients" (the whole network by noisy clipped gradients), or "detection"
-        (of tables: released quantiles and moments, for anomaly scores).
+        (of tables and images: released quantiles and moments, for anomaly scores).
     schema: Schema for a table, RatingSchema for ratings (here or in `fit`); images have one by their shape, `classes`.
     classes: of images with labels: their number (labels "0", "1", ...), their names, or None to buy them.
     fidelity: train a residual decoder for images; None decides by epsilon. strict: refuse values outside the schema.
@@ -186,9 +187,14 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def decision_function(self, X: Any, score: str | None = None) -> NDArray[np.float64]:  # noqa: ANN401
         """Anomaly score of every record [n]; higher is stranger (PyOD's sign).
 
-        score: of a "detection" model, "combined" (the default), "mahalanobis", "diagonal" or "tail".
+        score: of a "detection" model, "combined" (the default of tables), "mahalanobis" (that of images), "diagonal"
+            or "tail".
         """
         return -self.score_samples(X) if score is None else scores_of(self._fitted, X, score)
+
+    def heat_map(self, X: Any) -> NDArray[np.float64]:  # noqa: ANN401
+        """Where each image is strange, [n, h, w], by a "detection" model; see `FittedImageDetection.heat`."""
+        return heat_of(self._fitted, X)
 
     def predict(self, X: Any, contamination: float = 0.05) -> NDArray[np.int64]:  # noqa: ANN401
         """1 for an anomaly, else 0, [n]: stranger than all but a share `contamination` of the model's own samples.

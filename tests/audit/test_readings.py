@@ -26,30 +26,34 @@ def numbers(count, seed=0):
     return frame.assign(way=rng.choice(["a", "b"], count))
 
 
-def findings(epsilon, seed=0):
-    vae = VAE(epsilon, recipe="detection", schema=WIDE)
-    vae.fit(numbers(800, seed), coins=Coins(100, 0.0, bytes([seed]) * 32))
+def findings(epsilon, seed=0, images=False):
+    vae = VAE(epsilon, rows=3000, recipe="detection", schema=None if images else WIDE)
+    rng = np.random.default_rng(seed)
+    records = rng.integers(0, 256, (800, 12, 12), dtype=np.uint8) if images else numbers(800, seed)
+    vae.fit(records, coins=Coins(100, 0.0, bytes([seed]) * 32))
     return {found.attack: found for found in vae.canary_findings_}
 
 
-def test_without_noise_nearly_every_guess_is_right():
-    found = findings(float("inf"))
+@pytest.mark.parametrize("images", [False, True])
+def test_without_noise_nearly_every_guess_is_right(images):
+    found = findings(float("inf"), images=images)
     assert list(found) == [READING.name, LOSS.name]
     assert found[READING.name].details["right"] >= 0.95 * found[READING.name].details["guesses"]
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_at_epsilon_one_no_reader_contradicts_the_promise(seed):
-    for found in findings(1.0, seed).values():
+@pytest.mark.parametrize(("seed", "images"), [(0, False), (1, False), (2, True)])
+def test_at_epsilon_one_no_reader_contradicts_the_promise(seed, images):
+    for found in findings(1.0, seed, images).values():
         assert not found.failed
         assert found.value <= 1.0 < found.power
 
 
-def test_a_promise_of_sums_without_noise_fails(monkeypatch):
+@pytest.mark.parametrize("images", [False, True])
+def test_a_promise_of_sums_without_noise_fails(monkeypatch, images):
     from privae.privacy.mechanism import Mechanism
 
     monkeypatch.setattr(Mechanism, "release", lambda self, total, noise, **more: total.astype(np.float64))
-    assert findings(1.0)[READING.name].failed
+    assert findings(1.0, images=images)[READING.name].failed
 
 
 def test_phases_are_weighted_by_their_noise():

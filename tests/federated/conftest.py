@@ -68,7 +68,13 @@ def agreed(tmp_path: Path) -> Callable[..., Terms]:
 
     def make(vae: VAE, sites: str, **study) -> Terms:
         vae.plan().save(tmp_path / "plan.toml")
-        (tmp_path / "schema").write_text(vae.schema.dumps())
+        facts = vae.schema
+        form = (
+            f"height = {facts.height}\nwidth = {facts.width}"
+            if isinstance(facts, ImageSchema)
+            else facts.dumps()
+        )
+        (tmp_path / "schema").write_text(form)
         fields = {"name": "t", "plan": "plan.toml", "schema": "schema", "colluders": 0, "min_sites": 2}
         terms = Terms.model_validate({**fields, "sites": dict.fromkeys(sites, ""), **study})
         return terms.model_copy(update={"folder": tmp_path})

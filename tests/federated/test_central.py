@@ -8,6 +8,7 @@ import torch
 
 from privae import VAE
 from privae.data.codec import Codec
+from privae.data.images import ImageSchema
 from privae.errors import UsageError
 from privae.federated import site
 from privae.models.likelihoods import Categorical
@@ -39,12 +40,16 @@ def test_closed_form_phases_are_bit_identical_to_a_central_fit_with_the_same_noi
     assert_same(made.coordinator.fitted.model.state(), central.fitted_.model.state(), 0.0)
 
 
+@pytest.mark.parametrize("images", [False, True])
 def test_anomaly_scores_of_several_sites_are_bit_identical_to_a_central_fits(
-    agreed, people, facts, monkeypatch
+    agreed, people, digits, facts, monkeypatch, images
 ) -> None:
     schema = facts.model_copy(update={"label": None})
+    records = (digits(900)[0] if images else people(900), None)
+    if images:
+        schema = ImageSchema(height=records[0].shape[1], width=records[0].shape[2])
     vae = VAE(8.0, 1e-5, 600, recipe="detection", schema=schema)
-    terms, records = agreed(vae, "xyz"), (people(900), None)
+    terms = agreed(vae, "xyz")
     made = with_noise_of_one(terms, records, "even", monkeypatch)
     vae.fit(records[0], plan=terms.plan_of(), noise=NoiseSource(KEY))
     assert_same(made.coordinator.fitted.model.state(), vae.fitted_.model.state(), 0.0)

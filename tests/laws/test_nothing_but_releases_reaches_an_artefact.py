@@ -94,6 +94,11 @@ CASES = {
         tables(p),
         {"schema": f.model_copy(update={"label": None})},
     ),
+    "detection in images": lambda _, x, f: (
+        {"epsilon": 3.0, "rows": 1500, "recipe": "detection"},
+        images(x, labelled=False),
+        {"coins": COINS},
+    ),
     "images": lambda _, x, f: (
         {"epsilon": 3.0, "classes": 2, "fidelity": False},
         images(x),

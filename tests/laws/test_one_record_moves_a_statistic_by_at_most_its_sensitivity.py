@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from privae.data.codec import Codec, text_codes
 from privae.data.column import Column
+from privae.data.images import ImageSchema
 from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.data.values import distinct
@@ -175,7 +176,7 @@ records_of_detection = st.tuples(*[cell] * 4)
 def detected():
     """A plan with the releases of an ordinary fit, which every other fit here is answered with."""
     budget = Budget(2.0, 1e-6)
-    plan = plan_of(detection.draft(DETECTION, budget), budget, DETECTION.hash, "source")
+    plan = plan_of(detection.DetectionRecipe(DETECTION).draft(budget), budget, DETECTION.hash, "source")
     rng, first = np.random.default_rng(0), Replay(plan, {})
     detection_fit(first, [(a, b, "a", c) for a, b, c in rng.uniform(0, 3, (3000, 3))])
     return plan, first.answers
@@ -211,6 +212,45 @@ def test_some_record_uses_up_the_sensitivity_of_trees_and_moments(detected):
         plan.phase("bounds").sensitivity, rel=1e-12
     )
     assert distance(full["moments"], none["moments"]) >= 1.12
+
+
+@pytest.fixture(scope="module")
+def seen(pictures):
+    """A plan for anomalies of images with the releases of an ordinary fit, which every other fit is answered with."""
+    recipe, budget = detection.ImageDetectionRecipe(ImageSchema(height=4, width=4)), Budget(2.0, 1e-6)
+    plan = plan_of(recipe.draft(budget), budget, recipe.schema.hash, "source")
+    first = Replay(plan, {})
+    recipe.fit(first, pictures(3000)[0])
+
+    def totals(chosen):
+        run = Replay(plan, first.answers)
+        recipe.fit(run, np.array(chosen, np.uint8).reshape(len(chosen), 4, 4))
+        return run.totals
+
+    return plan, totals
+
+
+pixels = st.one_of(
+    st.binary(min_size=16, max_size=16).map(lambda raw: np.frombuffer(raw, np.uint8)),
+    st.integers(0, 255).map(lambda value: np.full(16, value, np.uint8)),
+    st.integers(0, 15).map(lambda place: (np.arange(16) == place).astype(np.uint8)),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(records=st.lists(pixels, min_size=1, max_size=4), put=pixels, taken=st.integers(0, 3))
+def test_trees_and_moments_of_any_images(seen, records, put, taken):
+    plan, totals = seen
+    obeys(plan, totals, records, min(taken, len(records) - 1), put)
+
+
+def test_some_image_uses_up_the_sensitivity_of_trees(seen):
+    plan, totals = seen
+    none, full = totals([]), totals([np.arange(16) * 16])
+    assert distance(full["bounds"], none["bounds"]) == pytest.approx(
+        plan.phase("bounds").sensitivity, rel=1e-12
+    )
+    assert distance(full["moments"], none["moments"]) >= 0.9
 
 
 # --- images -----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privae.data.column import Column
+from privae.data.images import ImageSchema
 from privae.data.schema import Schema
 from privae.privacy.clipping import clip_to_grid
 from privae.privacy.noise import NoiseSource
@@ -110,19 +111,23 @@ def test_trees_of_counts():
     assert (sum(quantiles.counts(places[part], grid) for part in parts_of(300, rng)) == whole).all()
 
 
-def test_all_statistics_of_detection(chunked):
+@pytest.mark.parametrize("images", [False, True])
+def test_all_statistics_of_detection(chunked, pictures, images):
     rng = np.random.default_rng(0)
     columns = (Column(name=name, kind="numeric", bounds=(-9, 9), unit=0.1) for name in "abc")
     recipe = detection.DetectionRecipe(Schema(columns=tuple(columns)))
+    table = pd.DataFrame(rng.standard_cauchy((3000, 3)), columns=list("abc"))
+    if images:
+        recipe = detection.ImageDetectionRecipe(ImageSchema(height=4, width=4))
     budget = Budget(2.0, 1e-6)
     plan = plan_of(recipe.draft(budget), budget, "schema", "source")
-    frame = pd.DataFrame(rng.standard_cauchy((3000, 3)), columns=list("abc"))
     seen = []
     for rows, order in ((4096, np.arange(3000)), (97, rng.permutation(3000))):
         chunked(rows)
         watch = Kept()
         watch.totals = []
-        made = recipe.fit(Totals(plan, lambda *_: None, NoiseSource(bytes(32)), watch), frame.iloc[order])
+        records = pictures(3000)[0][order] if images else table.iloc[order]
+        made = recipe.fit(Totals(plan, lambda *_: None, NoiseSource(bytes(32)), watch), records)
         seen.append((watch.totals, list(made.model.state().values())))
     for first, second in zip(*seen, strict=True):
         assert len(first) == len(second) > 3

@@ -6,12 +6,14 @@ import pytest
 
 from privae import VAE
 from privae.data.column import Column
+from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.errors import DataError, PrivacyRefused, ResourceError, UsageError
+from privae.fitted.anomalies import FittedDetection, reading_of
 from privae.models.scores import SCORES
 from privae.privacy.noise import NoiseSource
 from privae.recipes import detection
-from privae.recipes.detection import DetectionRecipe, basis_of, layout_of
+from privae.recipes.detection import DetectionRecipe, basis_of
 from privae.recipes.phases import Budget, plan_of
 from privae.training.watch import Silent
 
@@ -57,7 +59,7 @@ def test_the_plan_charges_a_one_a_level_and_a_one_a_category_column():
     plan = vae(rows=5000).plan()
     bounds, moments = plan.phases
     levels = [5, 8]  # 4 * 120 and 4 * 100,000 cells, 4^8 at most, in powers of four
-    assert layout_of(SCHEMA).grid.levels.tolist() == levels
+    assert reading_of(SCHEMA).layout.grid.levels.tolist() == levels
     assert (bounds.name, bounds.sensitivity) == ("bounds", math.sqrt(sum(levels) + 2))
     assert bounds.replace_ratio == math.sqrt(2)
     assert (moments.name, moments.size) == ("moments", 3 + 2 + 1)
@@ -166,7 +168,7 @@ def test_arrays_of_numbers_are_taken_in_the_order_of_the_schema():
 
 def test_edges_alone_declare_bounds_too():
     columns = (Column(name="x", kind="numeric", edges=(0.0, 1.0, 5.0)),)
-    layout = layout_of(Schema(columns=columns))
+    layout = reading_of(Schema(columns=columns)).layout
     assert (layout.grid.low.tolist(), layout.grid.width.tolist()) == ([0.0], [5.0])
     frame = pd.DataFrame({"x": np.random.default_rng(0).uniform(0, 5, 2000)})
     made = fitted(frame, schema=Schema(columns=columns)).sample(500, seed=0)
@@ -187,7 +189,7 @@ def test_the_rule_of_the_basis_reads_n_mu_over_d():
 
 @pytest.mark.parametrize(
     ("epsilon", "basis", "words"),
-    [(math.inf, "covariance", "covariance"), (0.6, "diagonal", "below 20"), (0.18, "public", "below 5")],
+    [(math.inf, "covariance", "how the numbers"), (0.6, "diagonal", "below 20"), (0.18, "public", "below 5")],
 )
 def test_what_scores_rest_on_is_said(epsilon, basis, words):
     notes = []
@@ -289,11 +291,11 @@ def test_more_cells_than_memory_holds_are_refused_by_the_plan(monkeypatch):
         vae().plan()
 
 
-def test_options_of_other_recipes_are_refused(pictures):
+def test_options_of_other_recipes_are_refused():
     with pytest.raises(UsageError, match="leave out fidelity"):
         vae(fidelity=True).plan()
-    with pytest.raises(UsageError, match="is for tables"):
-        VAE(1.0, recipe="detection").fit(pictures(20)[0])
+    with pytest.raises(UsageError, match="is for tables and images"):
+        VAE(1.0, recipe="detection", schema=RatingSchema(person="who", item="what", items=("a", "b"))).plan()
     with pytest.raises(UsageError, match="a network is for"):
         vae(network=object()).plan()
     with pytest.raises(UsageError, match="recipe is one of auto, gradients, detection"):
@@ -307,7 +309,7 @@ def test_strict_refuses_values_outside_the_schema():
 
 def test_more_rows_than_the_sums_hold_are_refused(monkeypatch):
     monkeypatch.setattr(detection, "_MOST_ROWS", 99)
-    with pytest.raises(ResourceError, match="more rows than integer sums"):
+    with pytest.raises(ResourceError, match="more records than integer sums"):
         fitted(shoppers(100))
 
 
@@ -315,8 +317,8 @@ def test_a_model_of_another_schema_is_refused(model, tmp_path):
     other = SCHEMA.model_copy(
         update={"columns": (Column(name="age", kind="numeric", bounds=(0, 99), unit=1), *SCHEMA.columns[1:])}
     )
-    assert detection.belongs(model.fitted_)
-    assert not detection.belongs(detection.FittedDetection(other, model.fitted_.model))
+    assert model.fitted_.belongs()
+    assert not FittedDetection(other, model.fitted_.model).belongs()
 
 
 def test_anomalies_among_the_fitted_rows_hardly_move_the_quantiles():

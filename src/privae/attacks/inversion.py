@@ -20,11 +20,11 @@ from torch import Tensor
 from privae.attacks import bounds
 from privae.attacks.finding import Attack, Finding, Skipped
 from privae.errors import UsageError
+from privae.fitted.kinds import Fitted
 from privae.plan import Phase, Plan
 from privae.privacy.clipping import Clipping
 from privae.privacy.gradients import Summation, clipped_gradient_sum, supported, trainable
 from privae.privacy.noise import NoiseSource
-from privae.recipes.fitted import Fitted
 from privae.recipes.target import Target, attacked, fresh, target_of
 
 __all__ = [

@@ -20,11 +20,11 @@ from privae.ckks.bits import HALF, Form, factor_of
 from privae.ckks.summation import Party, Words
 from privae.federated import masking
 from privae.federated.round import Circle
+from privae.fitted.kinds import Fitted
 from privae.models.networks import Network
 from privae.plan import Phase, Plan
 from privae.privacy.clipping import Clipping
 from privae.privacy.noise import NoiseSource
-from privae.recipes.fitted import Fitted
 from privae.recipes.target import Target, attacked, fresh
 
 MODES = {

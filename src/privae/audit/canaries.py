@@ -26,12 +26,15 @@ from privae.data.images import ImageSchema, label_codes
 from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.errors import UsageError
+from privae.fitted.anomalies import Anomalies
+from privae.fitted.images import FittedImages
+from privae.fitted.kinds import AnyFitted, Fitted
+from privae.fitted.ratings import FittedRatings
+from privae.fitted.table import FittedTable
 from privae.models.priors import ProductMixture
 from privae.models.table import TableModel, onehot
 from privae.plan import Plan
 from privae.recipes import detection, image, table
-from privae.recipes.detection import FittedDetection
-from privae.recipes.fitted import AnyFitted, Fitted, FittedImages, FittedRatings, FittedTable
 from privae.recipes.phases import Released
 from privae.sums import moments
 from privae.training.launch import place
@@ -251,7 +254,7 @@ def recount(finding: Finding, plan: Plan) -> Finding | None:
 def _reading(canaries: Canaries, fit: _Fit) -> Floats | None:
     if isinstance(fit.fitted, FittedTable) and table.TABLES in fit.transcript:
         return _read_tables(canaries, fit, fit.fitted)
-    if isinstance(fit.fitted, FittedDetection) and detection.MOMENTS in fit.transcript:
+    if isinstance(fit.fitted, Anomalies) and detection.MOMENTS in fit.transcript:
         return of_detection(fit.plan, fit.fitted, fit.transcript, (fit.data, canaries.data))
     if isinstance(fit.fitted, FittedImages) and image.AXES in fit.transcript:
         return _read_images(canaries, fit, fit.fitted)

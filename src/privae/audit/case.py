@@ -15,9 +15,10 @@ from privae.audit.coins import Coins, canaries_for, contents
 from privae.audit.game import Tape
 from privae.data.schema import Schema
 from privae.errors import DataError, UsageError
+from privae.fitted.kinds import Fitted
+from privae.fitted.table import FittedTable
 from privae.plan import Plan
 from privae.privacy.noise import NoiseSource
-from privae.recipes.fitted import Fitted, FittedTable
 from privae.recipes.modality import Recipe, to_members
 from privae.recipes.phases import Run
 from privae.recipes.table import as_declared

@@ -11,18 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from privae.fitted.anomalies import Anomalies
 from privae.plan import Plan
-from privae.recipes.detection import (
-    MOMENTS,
-    QUANTILES,
-    FittedDetection,
-    cell_counts,
-    layout_of,
-    records_of,
-)
+from privae.recipes.detection import MOMENTS, QUANTILES
 from privae.recipes.image import unpacked
 from privae.recipes.phases import Released
-from privae.sums import moments, quantiles
+from privae.sums import moments
 from privae.sums.standard import clipped_codes
 
 Floats = NDArray[np.float64]
@@ -70,23 +64,17 @@ def moment_reading(
 
 
 def of_detection(
-    plan: Plan, fitted: FittedDetection, transcript: Mapping[str, Released], records: tuple[Any, Any]
+    plan: Plan, fitted: Anomalies, transcript: Mapping[str, Released], records: tuple[Any, Any]
 ) -> Floats:
     """Both phases of anomaly detection at once. records: the real ones, and the canaries."""
-    layout = layout_of(fitted.schema)
-    (known, codes), (mine, own) = (records_of(frame, fitted.schema, layout) for frame in records)
-    grid = layout.grid
-    left = transcript[QUANTILES][0] - np.concatenate(
-        [quantiles.counts(grid.places(known), grid), cell_counts(codes, layout.sizes)]
-    )
-    rows = (
-        np.append(quantiles.counts(grid.places(value[None]), grid), cell_counts(cell[None], layout.sizes))
-        for value, cell in zip(mine, own, strict=True)
-    )
+    layout = fitted.layout
+    (known, codes), (mine, own) = map(fitted.records, records)
+    left = transcript[QUANTILES][0] - layout.counts(known, codes)
+    rows = (layout.counts(value[None], cell[None]) for value, cell in zip(mine, own, strict=True))
     ones = sparse.vstack([sparse.csr_array(row[None].astype(np.float64)) for row in rows], format="csr")
     group = [np.zeros(len(part), np.int64) for part in (known, mine)]
     clipped = [clipped_codes(part, fitted.model.standard) for part in (known, mine)]
-    released = unpacked(transcript[MOMENTS], len(grid))
+    released = unpacked(transcript[MOMENTS], len(layout.grid))
     return joint(
         [
             (ones @ left, (ones @ ones.T).toarray(), deviation(plan, QUANTILES)),

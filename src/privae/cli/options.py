@@ -129,7 +129,7 @@ HowToFit = Annotated[
     Recipe | None,
     option(
         "--recipe",
-        text="auto: statistics first. gradients: the whole network. detection: a table's quantiles and moments, "
+        text="auto: statistics first. gradients: the whole network. detection: quantiles and moments, "
         "for `privae score`; a unit in the schema for each numeric column makes them finer.",
     ),
 ]
@@ -198,8 +198,15 @@ ScoreBy = Annotated[
     Score | None,
     option(
         "--by",
-        text="Of recipe detection: combined (default), mahalanobis (records that break how columns move together), "
-        "diagonal, or tail (records with rare values; it resists anomalies among the fitted records).",
+        text="Of recipe detection: combined (default of tables), mahalanobis (that of images: what breaks how "
+        "numbers move together), diagonal, or tail (records with rare values; it resists anomalies among the fitted "
+        "records).",
+    ),
+]
+HeatMap = Annotated[
+    Path | None,
+    option(
+        "--heat-map", text="Of images, recipe detection: a PNG of the strangest, and where they are strange."
     ),
 ]
 Cap = Annotated[float, option("--epsilon", text="What all fits together may spend.")]

@@ -17,9 +17,9 @@ from privae.data.tables import read_header, read_table
 from privae.errors import DataError, PrivaeError, ResourceError, UsageError
 from privae.evaluate import released
 from privae.federated.study import declared
+from privae.fitted.ratings import FittedRatings
 from privae.models.networks import Activation
 from privae.plan import Plan
-from privae.recipes.fitted import FittedRatings
 from privae.recipes.gradients import Training
 from privae.recipes.modality import Facts, image_schema, name_of
 from privae.training.books import check_checkpoint

@@ -215,6 +215,7 @@ def sample(
     epilog=examples(
         "privae score patients.privae new.csv -o scores.csv",
         "privae score patients.privae new.csv --top 20 --by tail     (a model of recipe detection)",
+        "privae score scans.privae new.npz --heat-map strange.png    (a model of recipe detection)",
     )
 )
 def score(  # noqa: PLR0913  one parameter an option
@@ -222,6 +223,7 @@ def score(  # noqa: PLR0913  one parameter an option
     data: given.Data,
     top: given.Top = None,
     by: given.ScoreBy = None,
+    heat_map: given.HeatMap = None,
     output: given.MaybeOutput = None,
     quiet: given.Quiet = False,
     as_json: given.AsJson = False,
@@ -230,11 +232,17 @@ def score(  # noqa: PLR0913  one parameter an option
     out = Terminal(quiet, as_json)
     if top is not None and top < 1:
         raise UsageError("--top must be at least 1")
-    (who, names), scores = _applied(
-        out, (model, data, output), lambda fitted, x: fitted.decision_function(x, by)
-    )
+
+    def computed(fitted: "VAE", x: Any) -> Any:  # noqa: ANN401
+        if heat_map is None:
+            return fitted.decision_function(x, by)
+        return _with_heat(fitted, x, (by, top), (heat_map, [model, data]))
+
+    (who, names), scores = _applied(out, (model, data, output), computed)
     import pandas as pd
 
+    if heat_map is not None:
+        out.note(f"wrote {heat_map}: the strangest images, and where they are strange")
     frame = pd.DataFrame({who: names, "score": scores})
     if top is not None or output is None:
         frame = frame.sort_values("score", ascending=False, kind="stable").head(top or _TOP)
@@ -330,6 +338,27 @@ def _say_fitted(out: Terminal, model: "VAE", target: Path, done: "Audit | None",
     found = None if done is None else {"passed": done.passed, "file": auditing.audit_file(target)}
     out.report(text, {**fields, "plan_hash": plan.hash, "ledger": ledger, "audit": found})
     checks.verdict(done)
+
+
+def _with_heat(
+    fitted: "VAE",
+    x: Any,  # noqa: ANN401
+    what: tuple[str | None, int | None],
+    target: tuple[Path, list[Path]],
+) -> Any:  # noqa: ANN401
+    """Scores, once the strangest images are drawn. what: score, how many; target: the PNG, and what is read."""
+    import numpy as np
+
+    from privae.cli import request
+    from privae.report import picture
+
+    path, sources = target
+    request.check_outputs(path, (".png",), sources)
+    scores = fitted.decision_function(x, what[0])
+    first = np.argsort(-scores, kind="stable")[: what[1] or _TOP]
+    names = [f"image {place + 1}: {scores[place]:.3g}" for place in first]
+    picture.heats(x[first], fitted.heat_map(x[first]), names, path)
+    return scores
 
 
 def _applied(

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from privae.encrypted.circuit import Affine, Circuit, Inner, Square, Step
 from privae.errors import UsageError
+from privae.fitted.kinds import Fitted
+from privae.fitted.table import FittedTable
 from privae.models.image import ImageModel
 from privae.models.latent import LatentModel
 from privae.models.likelihoods import Gaussian
 from privae.models.networks import Network
-from privae.recipes.fitted import Fitted, FittedTable
 
 Array = NDArray[np.float64]
 Finish = Literal["as it is", "minus log of the sum"]

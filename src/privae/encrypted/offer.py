@@ -21,7 +21,7 @@ from privae.encrypted import features, samples
 from privae.encrypted.circuit import PRECISION, Schedule, parameters_for
 from privae.encrypted.compile import OUTPUTS, Compiled, Finish, compiled, prepared
 from privae.errors import ArtifactError, UsageError
-from privae.recipes.fitted import Fitted
+from privae.fitted.kinds import Fitted
 
 Array = NDArray[np.float64]
 

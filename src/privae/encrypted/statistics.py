@@ -45,11 +45,11 @@ from privae.encrypted.rounds import (
     unpacked,
 )
 from privae.errors import ArtifactError, UsageError
+from privae.fitted.images import FittedImages
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
 from privae.privacy.noise import NoiseSource
 from privae.recipes import image
-from privae.recipes.fitted import FittedImages
 from privae.recipes.image import CLASSES, NORMS
 from privae.recipes.phases import Released, Run
 from privae.sums import moments

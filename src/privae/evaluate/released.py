@@ -29,11 +29,13 @@ from privae import files
 from privae.data.images import ImageSchema, label_codes
 from privae.data.schema import Schema
 from privae.errors import ArtifactError, UsageError
+from privae.fitted.anomalies import FittedDetection
+from privae.fitted.kinds import Fitted
+from privae.fitted.ratings import FittedRatings
+from privae.fitted.table import FittedTable
 from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
-from privae.recipes.detection import FittedDetection
-from privae.recipes.fitted import Fitted, FittedRatings, FittedTable
 from privae.recipes.modality import from_members, needs_network
 from privae.recipes.phases import Budget, Draft, Run, plan_of, statistics
 from privae.training.watch import Watch

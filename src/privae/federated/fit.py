@@ -26,10 +26,10 @@ from privae.evaluate.released import Evaluated
 from privae.federated.masking import derive
 from privae.federated.round import Round, Word
 from privae.federated.study import Recipe, Study
+from privae.fitted.kinds import Fitted
 from privae.plan import Plan
 from privae.privacy.mechanism import Event, Joint, Mechanism
 from privae.privacy.noise import NoiseSource
-from privae.recipes.fitted import Fitted
 from privae.recipes.phases import CATEGORIES, Released, Run
 from privae.training.loop import Hands
 from privae.training.watch import Silent, Watch

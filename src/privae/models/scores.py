@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from torch import Tensor
 
+from privae.errors import UsageError
+
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Basis = Literal["covariance", "diagonal", "public"]
@@ -130,6 +132,20 @@ class DetectionModel:
     def embed(self, values: Array) -> Array:
         """Whitened principal coordinates, [n, d] -> [n, d]; their squared norm is the Mahalanobis score."""
         return (self.standard.codes(values) - self.mean) @ self._whitening
+
+    def leaning(self, values: Array) -> tuple[Array, Array]:
+        """What makes each value strange, in two factors: its difference, and the weight of that, given all others.
+
+        Shapes: [n, d] -> [n, d] each, in the values' own units and in one over these. Their product sums over a
+        record to its Mahalanobis score. Errors: UsageError where the basis is "public".
+        """
+        if self.basis == "public":
+            raise UsageError(
+                "the noise hid where records lie: there is nothing to show but the public bounds"
+            )
+        difference = self.standard.codes(values) - self.mean
+        weight = difference @ self._whitening @ self._whitening.T
+        return difference * self.standard.spread, weight / self.standard.spread
 
     def sample(self, count: int, rng: np.random.Generator) -> tuple[Array, Integers]:
         """Values [count, d] and codes [count, c] of new records.

@@ -1,7 +1,8 @@
-"""Anomaly detection in tables: released quantiles, then released moments of standardized values; scores for free.
+"""Anomaly detection: released quantiles, then released moments of standardized values; scores for free.
 
 numbers -> [released tree of counts] -> median, spread, tails -> standardize, soft-limit, clip in integers ->
-[released moments] -> mean, covariance. Category columns are counted beside the trees: they take part in the tail
+[released moments] -> mean, covariance. The numbers are those of a table's numeric columns, or contrast-normalized low
+frequencies of an image (`sums.contrast`). Category columns are counted beside the trees: they take part in the tail
 score, by the shares of their cells, and not in distances. A gap counts as the median there, and by the share of gaps
 in the tail score. Every sum is exact in integers (guarantees.md rules 1, 7, 8 and 10).
 """
@@ -17,91 +18,47 @@ import torch
 from numpy.typing import NDArray
 
 from privae.data.codec import Codec
-from privae.data.column import Column, nullable
+from privae.data.images import ImageSchema
 from privae.data.schema import Schema
-from privae.data.values import numbers
 from privae.errors import DataError, ResourceError, UsageError
-from privae.models.scores import SCORES, Basis, Cells, DetectionModel, Quantiles, Standard
+from privae.fitted.anomalies import (
+    NOTES,
+    FittedDetection,
+    FittedImageDetection,
+    Reading,
+    pictured,
+    reading_of,
+    records_of,
+)
+from privae.models.scores import Basis, Cells, DetectionModel, Quantiles, Standard
 from privae.plan import Phase
-from privae.recipes.fitted import FittedTable, Floats
+from privae.privacy.accountant import gaussian_mu
 from privae.recipes.image import unpacked
 from privae.recipes.phases import Array, Budget, Draft, Run, statistics
-from privae.sums import moments, quantiles
+from privae.sums import contrast, moments, quantiles
 from privae.sums.moments import Integers
-from privae.sums.quantiles import Grid
+from privae.sums.quantiles import Grid, Layout
 from privae.sums.standard import agreed_standard, clipped_codes, shrunk, standard_of
 
-QUANTILES, MOMENTS = "bounds", "moments"
+QUANTILES, MOMENTS, FREQUENCIES = "bounds", "moments", "frequencies"
 RECIPE = "detection"
 QUANTILE_SHARE = 0.5  # of mu^2
 FULL, SOME = 20.0, 5.0  # n mu / d from which covariances, and from which more than public units, are trusted
 _MOST_CELLS = 10**8
-_UNITS = 256  # of a width, where a column declares no unit
 _CERTAIN = 5.0
 _MOST_ROWS = 2**22  # times BOUND^2 = 2^40, still below 2^62
 _FEWEST_PER_NOISE = 20.0  # rows per standard deviation of a count, from which quantiles are trusted
-_NOTES: dict[Basis, str] = {
-    "covariance": "scores use the covariance of the columns",
-    "diagonal": "few rows for this epsilon (n mu / d below 20): distances leave out how columns move together",
-    "public": "too few rows for this epsilon (n mu / d below 5): scores are distances in the schema's bounds alone, "
-    "as before any fit",
-}
+_FEWEST_NUMBERS, _MOST_NUMBERS, _USUAL_NUMBERS = 8, 36, 16  # of an image
+_TO_SPARE = 1.25  # how many times too many rows may be declared before fewer numbers would have been better
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Which kept columns are numbers and which are categories: public. grid: of the numbers. sizes: cells of the rest.
-
-    The last cell of a category column holds what the schema has no cell for.
-    """
-
-    numeric: tuple[Column, ...]
-    others: NDArray[np.int64]
-    grid: Grid
-    sizes: Integers
-
-    @property
-    def sensitivity(self) -> float:
-        """L2 norm of what a record counts: once a level of each tree, and once a category column."""
-        return math.sqrt(self.grid.squared + len(self.sizes))
-
-    @property
-    def size(self) -> int:
-        """How many counts are released."""
-        return self.grid.size + int(self.sizes.sum())
-
-
-def layout_of(schema: Schema) -> Layout:
-    """The layout of a schema's kept columns. Errors: UsageError where none is numeric, or one is bought or a label."""
-    if schema.label is not None:
-        raise UsageError(
-            f"the label '{schema.label}' takes no part in detection; remove `label` and give that column "
-            'action = "drop"'
-        )
-    if schema.bought:
-        raise UsageError(
-            f"detection needs the categories of '{schema.bought[0]}' declared, or its column dropped"
-        )
-    kept = schema.kept
-    numeric = tuple(column for column in kept if column.kind == "numeric")
-    if not numeric:
-        raise UsageError('detection needs a numeric column; recipe = "auto" scores categories alone')
-    lows, highs = zip(*map(_bounds, numeric), strict=True)
-    units = [column.step or (b - a) / _UNITS for column, a, b in zip(numeric, lows, highs, strict=True)]
-    others = np.array([i for i, column in enumerate(kept) if column.kind != "numeric"], dtype=np.int64)
-    sizes = np.array([kept[i].size + 1 for i in others], dtype=np.int64)
-    return Layout(numeric, others, quantiles.grid(lows, highs, units), sizes)
-
-
-def draft(schema: Schema, budget: Budget) -> Draft:
-    """The phases of a fit, before their noise is known. Errors: ResourceError for too many cells."""
-    layout = layout_of(schema)
-    size = len(layout.grid)
+def _draft(layout: Layout, budget: Budget, settings: dict[str, Any], expected: tuple[float, float]) -> Draft:
+    """The phases of a fit, before their noise is known. expected: seconds and megabytes besides the sums' own."""
+    size, rows = len(layout.grid), budget.rows or 10_000
     if layout.size + size**2 > _MOST_CELLS:
         raise ResourceError(
             "the schema has too many cells to count; declare larger units or keep fewer columns"
         )
-    rows = budget.rows or 10_000
     shares = QUANTILE_SHARE, 1.0 - QUANTILE_SHARE
     left_out = "category columns take part in the tail score, not in distances between records"
     return Draft(
@@ -116,10 +73,10 @@ def draft(schema: Schema, budget: Budget) -> Draft:
                 size=len(moments.weights(size)[0]),
             ),
         ),
-        settings={},
+        settings=settings,
         rows_needed=lambda noisy: _rows_needed(noisy, size),
-        seconds=2.0 + 7e-8 * rows * layout.grid.squared + 1e-9 * rows * size**2,
-        megabytes=500 + 6e-5 * rows * size + 5e-5 * layout.size,
+        seconds=expected[0] + 7e-8 * rows * layout.grid.squared + 1e-9 * rows * size**2,
+        megabytes=expected[1] + 6e-5 * rows * size + 5e-5 * layout.size,
         notes=(left_out,) if len(layout.sizes) else (),
     )
 
@@ -134,6 +91,18 @@ def _mu(phases: Sequence[Phase]) -> float:
     if any(phase.noise_multiplier == 0 for phase in phases):
         return math.inf
     return math.sqrt(math.fsum(phase.noise_multiplier**-2 for phase in phases))
+
+
+def numbers_of_images(schema: ImageSchema, budget: Budget) -> int:
+    """How many numbers of an image are released: as many as carry a covariance, by n mu / d with the declared n.
+
+    Public: a function of the shape and the budget. Edges: 16 where no rows are declared; 8 to 36; no more than pixels.
+    """
+    mu = gaussian_mu(budget.epsilon, budget.accountant_delta)
+    known = budget.rows is not None or math.isinf(mu)
+    size = (budget.rows or 1) * mu / (FULL * _TO_SPARE) if known else _USUAL_NUMBERS
+    within = max(_FEWEST_NUMBERS, min(size, _MOST_NUMBERS))
+    return int(min(within, schema.height * schema.width))
 
 
 @dataclass(frozen=True)
@@ -153,9 +122,7 @@ def counted(run: Run, values: Array, codes: Integers, layout: Layout) -> Counted
     Errors: DataError when the *released* counts say that there is next to nothing to learn from.
     """
     run.watch.phase(QUANTILES, 1)
-    places = layout.grid.places(values)
-    total = np.concatenate([quantiles.counts(places, layout.grid), cell_counts(codes, layout.sizes)])
-    released = run.release(QUANTILES, [(total, 1.0)])[0]
+    released = run.release(QUANTILES, [(layout.counts(values, codes), 1.0)])[0]
     run.watch.advance(1)
     deviation = run.deviation(QUANTILES)
     trees, cells = np.split(released, [layout.grid.size])
@@ -168,7 +135,6 @@ def counted(run: Run, values: Array, codes: Integers, layout: Layout) -> Counted
             "larger epsilon"
         )
     found = quantiles.quantiles(trees, layout.grid, records, deviation)
-    _check_told(found, layout, deviation / records)
     return Counted(
         found,
         _shares(cells, layout.sizes, records, quantiles.CERTAIN * deviation),
@@ -177,26 +143,9 @@ def counted(run: Run, values: Array, codes: Integers, layout: Layout) -> Counted
     )
 
 
-def cell_counts(codes: Integers, sizes: Integers) -> Integers:
-    """How many records each cell of the category columns has: [n, c] -> [sum of sizes]; -1 is the last cell."""
-    starts = np.cumsum(sizes) - sizes
-    cells = np.where(codes < 0, sizes - 1, codes) + starts
-    return np.bincount(cells.ravel(), minlength=int(sizes.sum())).astype(np.int64)
-
-
 def _shares(cells: Array, sizes: Integers, records: float, least: float) -> Cells:
     """Shares of the category cells that stand out from the noise; the others have none."""
     return Cells(sizes, np.where(cells > max(least, 0.0), cells, 0.0) / records)
-
-
-def _check_told(found: Quantiles, layout: Layout, noise: float) -> None:
-    """Refuse a column whose released counts are nearly all gaps (post-processing; guarantees.md rule 20)."""
-    for column, gaps in zip(layout.numeric, found.gaps, strict=True):
-        if gaps > 0.9 and noise < 0.1 and not column.missing:
-            raise DataError(
-                f"column '{column.name}': the released counts hold hardly any number; declare missing = true, mend "
-                "the column, or drop it"
-            )
 
 
 def released_moments(run: Run, codes: Integers) -> moments.Moments:
@@ -233,38 +182,32 @@ def basis_of(signal: float) -> Basis:
     return "covariance" if signal >= FULL else "diagonal" if signal >= SOME else "public"
 
 
-@dataclass(frozen=True)
-class DetectionRecipe:
-    """How a table is fitted for anomaly scores: by two releases of statistics."""
+def _fitted(
+    run: Run, records: tuple[Array, Integers], layout: Layout, named: Reading | None
+) -> DetectionModel:
+    """The model of records, numbers [n, d] and codes [n, c]. named: what is read of a table.
 
-    schema: Schema
+    Errors: DataError when the released counts say that there is nothing to learn from.
+    """
+    values, codes = records
+    counts = counted(run, values, codes, layout)
+    if named is not None:
+        _check_told(counts, named)
+    standard = _agreed(run, counts.quantiles, layout.grid)
+    model = model_of(run, counts, standard, released_moments(run, clipped_codes(values, standard)))
+    if model.basis != "covariance":
+        run.watch.note(NOTES[model.basis])
+    return model
 
-    def draft(self, budget: Budget) -> Draft:
-        """The phases of the fit. Errors: UsageError or PrivacyRefused for a schema that cannot be fitted."""
-        self.schema.check()
-        self.schema.check_records()
-        if budget.fidelity:
-            raise UsageError("detection trains no gradients; leave out fidelity")
-        return draft(self.schema, budget)
 
-    def check(self, data: pd.DataFrame, labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
-        """With strict, refuse values outside the schema before anything is charged."""
-        if strict:
-            Codec(self.schema).encode(data, strict=True)
-
-    def fit(self, run: Run, data: pd.DataFrame, labels: NDArray[Any] | None = None) -> "FittedDetection":  # noqa: ARG002
-        """Fit as the plan says. Errors: DataError when the released counts say that there is nothing to learn from."""
-        if len(data) > _MOST_ROWS:
-            raise ResourceError("more rows than integer sums of 64 bits can hold; fit a part of them")
-        layout = layout_of(self.schema)
-        values, codes = records_of(data, self.schema, layout)
-        counts = counted(run, values, codes, layout)
-        standard = _agreed(run, counts.quantiles, layout.grid)
-        found = released_moments(run, clipped_codes(values, standard))
-        model = model_of(run, counts, standard, found)
-        if model.basis != "covariance":
-            run.watch.note(_NOTES[model.basis])
-        return FittedDetection(self.schema, model)
+def _check_told(counts: Counted, named: Reading) -> None:
+    """Refuse a column whose released counts are nearly all gaps (post-processing; guarantees.md rule 20)."""
+    for column, gaps in zip(named.numeric, counts.quantiles.gaps, strict=True):
+        if gaps > 0.9 and counts.noise < 0.1 and not column.missing:
+            raise DataError(
+                f"column '{column.name}': the released counts hold hardly any number; declare missing = true, mend "
+                "the column, or drop it"
+            )
 
 
 def _agreed(run: Run, found: Quantiles, grid: Grid) -> Standard:
@@ -277,108 +220,81 @@ def _agreed(run: Run, found: Quantiles, grid: Grid) -> Standard:
     return agreed_standard(run.agreed(QUANTILES, made), grid)
 
 
-def records_of(frame: pd.DataFrame, schema: Schema, layout: Layout) -> tuple[Array, Integers]:
-    """Numbers [n, d], NaN for a gap or what is no number, and category codes [n, c], -1 where there is no cell."""
-    codes = Codec(schema).encode(frame)
-    header = [str(name) for name in frame.columns]
-    columns = [numbers(frame.iloc[:, header.index(column.name)])[0] for column in layout.numeric]
-    return np.stack(columns, 1), codes[:, layout.others].astype(np.int64)
+def _check_size(records: Any) -> None:  # noqa: ANN401
+    if len(records) > _MOST_ROWS:
+        raise ResourceError("more records than integer sums of 64 bits can hold; fit a part of them")
 
 
 @dataclass(frozen=True)
-class FittedDetection(FittedTable):
-    """A table's anomaly model: DataFrames in and out."""
+class DetectionRecipe:
+    """How a table is fitted for anomaly scores: by two releases of statistics."""
 
-    model: DetectionModel  # type: ignore[assignment]
+    schema: Schema
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the scores rest on, in words: a rule on releases and public numbers."""
-        known = f"{self.model.known:.0%} of the covariances between columns stood out from the known noise"
-        return _NOTES[self.model.basis], *((known,) if self.model.basis == "covariance" else ())
+    def draft(self, budget: Budget) -> Draft:
+        """The phases of the fit. Errors: UsageError or PrivacyRefused for a schema that cannot be fitted."""
+        self.schema.check()
+        self.schema.check_records()
+        _check_closed_form(budget)
+        return _draft(reading_of(self.schema).layout, budget, {}, (2.0, 500.0))
 
-    def scores(self, data: pd.DataFrame) -> dict[str, Floats]:
-        """Every score of every row, higher is stranger, [n] each: see `DetectionModel.scores`."""
-        return self.model.scores(*self._records(data))
+    def check(self, data: pd.DataFrame, labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
+        """With strict, refuse values outside the schema before anything is charged."""
+        if strict:
+            Codec(self.schema).encode(data, strict=True)
 
-    def score(self, data: pd.DataFrame) -> Floats:
-        """The combined score of every row, negated so that higher is more ordinary: [n]."""
-        return -self.scores(data)[SCORES[0]]
-
-    def embed(self, data: pd.DataFrame) -> Floats:
-        """Whitened principal coordinates of every row, [n, d]."""
-        return self.model.embed(self._records(data)[0])
-
-    def parts(self, data: pd.DataFrame) -> dict[str, Floats]:
-        """What a score is made of, each higher for a more ordinary row, [n]: the scores negated, and `distance`.
-
-        distance: minus that of the row from the model's center, in standardized units.
-        """
-        found = {name: -values for name, values in self.scores(data).items()}
-        return found | {"distance": -np.sqrt(-found["diagonal"])}
-
-    def sample(self, count: int, seed: int) -> pd.DataFrame:
-        """`count` new rows: the schema's columns, order and dtypes; category columns are drawn by themselves."""
-        rng = np.random.default_rng(seed)
-        values, drawn = self.model.sample(count, rng)
-        layout, kept = layout_of(self.schema), self.schema.kept
-        codes = np.full((count, len(kept)), -1, np.int64)
-        known = layout.sizes - 1  # the last cell holds what the schema has none for
-        codes[:, layout.others] = np.where(drawn < known, drawn, -1)
-        frame = self.codec.decode(codes, rng)
-        shown = {c.name: _shown(c, values[:, i]) for i, c in enumerate(layout.numeric)}
-        return frame.assign(**shown)
-
-    def sampled_scores(self, count: int, data: pd.DataFrame) -> Floats:  # noqa: ARG002
-        """Scores of the model's own samples."""
-        return self.score(self.sample(count, 0))
-
-    def score_codes(self, codes: NDArray[np.int32]) -> Floats:
-        """`score` of encoded rows, each number drawn from its bin: [n, m] -> [n]."""
-        return self.score(self.codec.decode(codes, np.random.default_rng(0)))
-
-    def _records(self, data: Any) -> tuple[Array, Integers]:  # noqa: ANN401
-        names = [column.name for column in self.schema.kept]
-        if isinstance(data, np.ndarray) and data.ndim == 2 and data.shape[1] == len(names):
-            data = pd.DataFrame(data, columns=names)
-        if not isinstance(data, pd.DataFrame):
-            raise UsageError("the records must be a pandas DataFrame with the columns of the schema")
-        return records_of(data, self.schema, layout_of(self.schema))
+    def fit(self, run: Run, data: pd.DataFrame, labels: NDArray[Any] | None = None) -> FittedDetection:  # noqa: ARG002
+        """Fit as the plan says. Errors: DataError when the released counts say that there is nothing to learn from."""
+        _check_size(data)
+        reading = reading_of(self.schema)
+        records = records_of(data, self.schema, reading)
+        return FittedDetection(self.schema, _fitted(run, records, reading.layout, reading))
 
 
-def belongs(fitted: FittedDetection) -> bool:
-    """Whether a model takes the records of its schema."""
-    layout, model = layout_of(fitted.schema), fitted.model
-    known = [(part.low, part.width) for part in (model.quantiles, model.standard)]
-    own = layout.grid.low, layout.grid.width
-    bounds = (np.array_equal(a, b) for parts in known for a, b in zip(parts, own, strict=True))
-    return all(bounds) and np.array_equal(model.cells.sizes, layout.sizes)
+@dataclass(frozen=True)
+class ImageDetectionRecipe:
+    """How images are fitted for anomaly scores: a table's recipe, of contrast-normalized low frequencies."""
+
+    schema: ImageSchema
+
+    def draft(self, budget: Budget) -> Draft:
+        """The phases of the fit. Errors: UsageError for images or options that it has nothing for."""
+        self.schema.check()
+        _check_closed_form(budget)
+        if budget.strict:
+            raise UsageError("strict is for tables: every pixel fits")
+        if self.schema.classes is not None:
+            raise UsageError(
+                "detection uses no labels: give images of what is ordinary alone, without y and classes"
+            )
+        pixels, rows = self.schema.height * self.schema.width, budget.rows or 10_000
+        if not 4 <= pixels <= contrast.MOST_PIXELS:
+            raise UsageError(f"detection is for images of 4 to {contrast.MOST_PIXELS} pixels")
+        size = numbers_of_images(self.schema, budget)
+        expected = 2.0 + 1e-8 * rows * pixels, 500 + 2e-6 * rows * pixels
+        return _draft(contrast.layout(size), budget, {FREQUENCIES: size}, expected)
+
+    def check(self, data: NDArray[np.uint8], labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
+        """Refuse, before anything is charged, images of another shape, or labels."""
+        if data.ndim != 3 or data.shape[1:] != (self.schema.height, self.schema.width):
+            raise UsageError(f"images must be uint8 [n, {self.schema.height}, {self.schema.width}]")
+        if labels is not None:
+            raise UsageError("detection uses no labels y; leave them out")
+
+    def fit(
+        self,
+        run: Run,
+        data: NDArray[np.uint8],
+        labels: NDArray[Any] | None = None,  # noqa: ARG002
+    ) -> FittedImageDetection:
+        """Fit as the plan says. Errors: DataError when the released counts say that there is nothing to learn from."""
+        _check_size(data)
+        size = run.plan.settings[FREQUENCIES]
+        assert isinstance(size, int)
+        records = pictured(np.ascontiguousarray(data), size)
+        return FittedImageDetection(self.schema, _fitted(run, records, contrast.layout(size), None))
 
 
-def scores_of(fitted: Any, data: Any, name: str) -> Floats:  # noqa: ANN401
-    """One score of every row by its name, higher is stranger: [n]. Errors: UsageError for another model or name."""
-    if not isinstance(fitted, FittedDetection):
-        raise UsageError('this model has one score; fit with recipe = "detection" to choose among several')
-    if name not in SCORES:
-        raise UsageError(f"there is no score '{name}'; choose among {', '.join(SCORES)}")
-    return fitted.scores(data)[name]
-
-
-def _bounds(column: Column) -> tuple[float, float]:
-    edges = column.edges or (0.0, 0.0)
-    return column.bounds if column.bounds is not None else (edges[0], edges[-1])
-
-
-def _shown(column: Column, values: Array) -> Any:  # noqa: ANN401  a pandas array of whichever kind
-    """Values as multiples of the column's step, in its dtype, with gaps where they are NaN."""
-    bins, gaps = column.numeric_bins, np.isnan(values)
-    whole = np.where(gaps, bins.edges[0], values)
-    if bins.step is not None:
-        whole = np.round(whole / bins.step) * bins.step
-    if bins.digits is not None:
-        whole = np.round(whole, bins.digits)
-    dtype: Any = nullable(column.returned) if gaps.any() else column.returned
-    result = pd.array(np.clip(whole, *_bounds(column)).astype(bins.dtype), dtype=dtype)
-    if gaps.any():
-        result[gaps] = result.dtype.na_value
-    return result
+def _check_closed_form(budget: Budget) -> None:
+    if budget.fidelity:
+        raise UsageError("detection trains no gradients; leave out fidelity")

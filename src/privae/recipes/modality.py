@@ -20,6 +20,12 @@ from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.data.values import column_of
 from privae.errors import DataError, UsageError
+from privae.fitted.anomalies import FittedDetection, FittedImageDetection
+from privae.fitted.images import FittedImages
+from privae.fitted.kinds import AnyFitted, belongs
+from privae.fitted.ratings import FittedRatings
+from privae.fitted.table import FittedTable
+from privae.fitted.tensors import no_labels, unit
 from privae.models.image import ImageModel
 from privae.models.latent import LatentModel
 from privae.models.likelihoods import Categorical, of_pixels
@@ -30,16 +36,7 @@ from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
 from privae.recipes import detection, gradients, image, ratings, table
-from privae.recipes.detection import DetectionRecipe, FittedDetection
-from privae.recipes.fitted import (
-    AnyFitted,
-    FittedImages,
-    FittedRatings,
-    FittedTable,
-    belongs,
-    no_labels,
-    unit,
-)
+from privae.recipes.detection import DetectionRecipe, ImageDetectionRecipe
 from privae.recipes.gradients import Training
 from privae.recipes.phases import CATEGORIES, Budget, Draft, Run, statistics
 
@@ -214,7 +211,7 @@ class RatingRecipe:
         return FittedRatings(*ratings.fit(run, data, self.schema))
 
 
-Recipe = TableRecipe | ImageRecipe | DetectionRecipe
+Recipe = TableRecipe | ImageRecipe | DetectionRecipe | ImageDetectionRecipe
 """How tables and images are fitted."""
 AnyRecipe = Recipe | RatingRecipe
 NAMES = ("auto", "gradients", detection.RECIPE)
@@ -312,11 +309,11 @@ def recipe_named(
     if name not in NAMES:
         raise UsageError(f"recipe is one of {', '.join(NAMES)}")
     if name == detection.RECIPE:
-        if not isinstance(schema, Schema):
-            raise UsageError('recipe "detection" is for tables; "auto" scores images and ratings, too')
+        if isinstance(schema, RatingSchema):
+            raise UsageError('recipe "detection" is for tables and images; "auto" scores persons, too')
         if (training is not None and gradients.styled(training)) or network is not None:
             raise UsageError('a network is for recipe="gradients"; detection trains none')
-        return DetectionRecipe(schema)
+        return DetectionRecipe(schema) if isinstance(schema, Schema) else ImageDetectionRecipe(schema)
     if isinstance(schema, RatingSchema):
         if network is not None:
             raise UsageError("ratings take no network of your own; leave it out")
@@ -357,11 +354,9 @@ def from_members(
     elif stored["kind"] == "ratings":
         fitted = FittedRatings(RatingSchema.loads(schema.decode()), model)
     else:
-        fitted = FittedImages(ImageSchema.model_validate_json(schema), model)
-    if isinstance(fitted, FittedImages) and not isinstance(model, ImageModel | LatentModel):
-        raise ValueError("a model of another kind than its file says")
-    known = detection.belongs(fitted) if isinstance(fitted, FittedDetection) else belongs(fitted)
-    if not known:
+        shown = FittedImageDetection if isinstance(model, DetectionModel) else FittedImages
+        fitted = shown(ImageSchema.model_validate_json(schema), model)
+    if not belongs(fitted):
         raise ValueError("a model of other records than its schema describes")
     return fitted
 

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from privae.data.images import label_codes
+from privae.fitted.images import FittedImages
+from privae.fitted.kinds import Fitted
+from privae.fitted.table import FittedTable
 from privae.models.image import ImageModel, ResidualDecoder, conditioned
 from privae.models.latent import LatentModel
 from privae.models.likelihoods import Categorical, Likelihood
 from privae.models.table import TableModel
 from privae.privacy.gradients import Parts, trainable
-from privae.recipes.fitted import Fitted, FittedImages, FittedTable
 from privae.recipes.gradients import negative_elbo
 from privae.recipes.image import decoder_loss
 

@@ -101,6 +101,39 @@ def pairs(above: NDArray[np.uint8], below: NDArray[np.uint8]) -> bytes:
     return _png(np.concatenate(list(spaced), 1)[:, :-gap])
 
 
+def heats(images: NDArray[np.uint8], heat: Floats, names: Sequence[str], path: str | Path) -> None:
+    """Write a PNG of images, each beside itself with what makes it strange in red, and less strange in blue.
+
+    Shapes: images and heat [n, h, w], names [n]; one scale of heat for all.
+    Errors: UsageError for no image, or a path that cannot be written.
+    """
+    if not len(images):
+        raise UsageError("there is no image to draw")
+    across = min(4, len(images))
+    down = -(-len(images) // across)
+    figure = Figure(figsize=(2.9 * across, 1.75 * down + 0.6), dpi=130, layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    most = float(np.quantile(np.abs(heat), 0.995)) or 1.0
+    for panel, image, own, name in zip(panels, images, heat, names, strict=False):
+        gap = np.full((len(image), max(1, round(_GAP * image.shape[1])), 3), 1.0)
+        gray = np.repeat(image[..., None] / 255.0, 3, 2)
+        panel.imshow(np.concatenate([gray, gap, _glowing(gray, own / most)], 1), interpolation="nearest")
+        panel.set_title(name, fontsize=8.5, loc="left")
+    for panel in panels:
+        panel.set_axis_off()
+    figure.suptitle(
+        "left: the image; right: what makes it strange (red), and less strange (blue)", fontsize=9
+    )
+    _save(figure, path)
+
+
+def _glowing(gray: Floats, heat: Floats) -> Floats:
+    """An image [h, w, 3] under its heat [h, w], of which 1 covers half of it."""
+    share = 0.65 * np.clip(np.abs(heat), 0.0, 1.0)[..., None]
+    color = np.where(heat[..., None] > 0, (0.85, 0.1, 0.1), (0.1, 0.3, 0.85))
+    return np.asarray((1 - share) * gray + share * color)
+
+
 def _png(pixels: NDArray[np.uint8]) -> bytes:
     """Gray levels [h, w] as a PNG, dark on light, enlarged to be seen."""
     times = max(1, 480 // max(pixels.shape))

@@ -11,7 +11,7 @@ from privae.errors import UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from privae.recipes.fitted import FittedRatings
+    from privae.fitted.ratings import FittedRatings
     from privae.vae import VAE
 
 Person = Annotated[str, given.option("--person", text="The column that says who.")]

@@ -163,7 +163,7 @@ def _loaded(model: Path, *, plain: bool) -> "VAE":
 def _served(fitted: "VAE", outputs: list[str], precision: str, known: "Offer | None" = None) -> "Served":
     """A model, compiled."""
     from privae.encrypted.offer import served
-    from privae.recipes.fitted import FittedRatings
+    from privae.fitted.ratings import FittedRatings
 
     if isinstance(fitted.fitted_, FittedRatings):
         raise UsageError(

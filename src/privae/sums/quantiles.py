@@ -73,6 +73,38 @@ def grid(low: Any, high: Any, unit: Any) -> Grid:  # noqa: ANN401  any sequences
     return Grid(lows, width, np.clip(wanted, 1, _MOST_LEVELS).astype(np.int64), units)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What a record counts in: the trees of its numbers and the cells of its categories. All of it is public.
+
+    sizes: cells of every category column [c]; the last of a column holds what the schema has no cell for.
+    """
+
+    grid: Grid
+    sizes: Integers
+
+    @property
+    def sensitivity(self) -> float:
+        """L2 norm of what a record counts: once a level of each tree, and once a category column."""
+        return math.sqrt(self.grid.squared + len(self.sizes))
+
+    @property
+    def size(self) -> int:
+        """How many counts are released."""
+        return self.grid.size + int(self.sizes.sum())
+
+    def counts(self, values: Array, codes: Integers) -> Integers:
+        """Counts of records: numbers [n, d], NaN for a gap, and codes [n, c], -1 for the last cell -> [size]."""
+        return np.concatenate([counts(self.grid.places(values), self.grid), cell_counts(codes, self.sizes)])
+
+
+def cell_counts(codes: Integers, sizes: Integers) -> Integers:
+    """How many records each cell of the category columns has: [n, c] -> [sum of sizes]; -1 is the last cell."""
+    starts = np.cumsum(sizes) - sizes
+    cells = np.where(codes < 0, sizes - 1, codes) + starts
+    return np.bincount(cells.ravel(), minlength=int(sizes.sum())).astype(np.int64)
+
+
 def counts(places: Integers, of: Grid) -> Integers:
     """How many records each cell of every level has, and the gaps of every column: [n, d] -> [of.size].
 

@@ -1,0 +1,1 @@
+"""Fitted models together with the public schemas that their records are read by: data in, and out."""
