@@ -333,8 +333,8 @@ def render_detection(results: dict[str, Any] | None) -> str:
     if results is None:
         return NOTHING
     fits: dict[tuple[str, str], dict[str, str]] = {}
-    for row in _part(results, "sets"):
-        who = f"privae, epsilon {row['epsilon']}" if row["who"] == "privae" else row["who"]
+    for row in (*_part(results, "sets"), *_part(results, "images")):
+        who = f"{row['who']}, epsilon {row['epsilon']}" if "epsilon" in row else row["who"]
         cells = fits.setdefault((row["set"], who.replace(".0", "")), {})
         cells[row["score"]] = f"{row['auc']:.3f} / {row['ap']:.3f}"
     scores = ("combined", "mahalanobis", "diagonal", "tail")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from privae import files
 from privae.attacks.finding import Finding
+from privae.audit import persons
 from privae.audit.canaries import recount, trial
 from privae.audit.case import Own, case_of
 from privae.audit.coins import Coins
@@ -38,7 +39,6 @@ from privae.recipes.gradients import Training
 from privae.recipes.modality import (
     AnyRecipe,
     Facts,
-    RatingRecipe,
     archived,
     as_declared,
     data_of,
@@ -252,10 +252,12 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         named = self.network is not None or not plan.settings.get("own_network")
         recipe = twin._recipe(declared, plan)
         again = self._again if named else None
-        if isinstance(self.fitted_, FittedRatings) or isinstance(recipe, RatingRecipe):
-            raise UsageError("models of ratings are not audited yet: no attack on them is built in")
-        own = Own(self.fitted_, plan, recipe, again, self.identity, self.federation_)
+        rated = isinstance(self.fitted_, FittedRatings)
+        own = Own(self.fitted_, plan, recipe, None if rated else again, self.identity, self.federation_)
         recipe.check(data, y, strict=False)
+        if rated:
+            case = persons.case_of(own, data, holdout, coins, seed)
+            return run_audit(case, level, self.canary_findings_, watch or Silent())
         if isinstance(schema, Schema) and holdout is not None:  # in any form that X and y may have
             x, labels = holdout if isinstance(holdout, tuple) else (holdout, None)
             holdout, _ = self._data(x, labels, schema)

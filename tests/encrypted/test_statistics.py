@@ -57,7 +57,7 @@ def round_of_axes(records):
     terms = Terms(plan_of(PLAIN), PLAIN, (200,))
     holder = statistics.KeyHolder(terms)
     client, server = Client(terms, holder.keys, 0), Server(terms, holder.keys)
-    known = Known(norms=np.ones(64))
+    known = Known(norms=np.ones(128))
     sent = client.encrypt(AXES, (records[0][:150], None), known)
     return holder, client, server, sent
 
@@ -90,8 +90,8 @@ class TestEquality:
         opened = holder.opened(AXES, server.summed(AXES, [sent]))
         sizes = holder.terms.sizes
         codes = statistics.image.frequencies(records[0][:150], sizes)
-        bound = statistics.image.norm_bound(np.cumsum(np.ones(64)), 16, sizes.quantile)
-        assert (opened[0] == moments.sums(statistics.image.bounded(codes, bound))).all()
+        ball = statistics.image.ball_of(np.ones(128), 16, sizes.quantile)
+        assert (opened[0] == moments.sums(statistics.image.bounded(codes, ball))).all()
 
 
 class TestTiling:
@@ -297,7 +297,7 @@ class TestServer:
         _, client, _, sent = round_of_axes
         x, _ = records
         for rows in (0, 200):
-            again = client.encrypt(AXES, (x[:rows], None), Known(norms=np.ones(64)))
+            again = client.encrypt(AXES, (x[:rows], None), Known(norms=np.ones(128)))
             assert list(map(len, again)) == list(map(len, sent))
 
     def test_refuses_messages_that_are_not_those_it_asked_for(self, round_of_axes):
@@ -352,7 +352,7 @@ class TestOpening:
 
     def test_counts_are_added_exactly(self, round_of_axes):
         holder, client, server, _ = round_of_axes
-        counts = np.arange(64) * 2**16
+        counts = np.arange(128) * 2**15
         opened = holder.opened(NORMS, server.summed(NORMS, [[client._counts(counts)]]))
         assert (opened[0] == counts).all()
         assert COUNT_FACTOR * rounds.MOST_ROWS < 2**62
@@ -384,7 +384,7 @@ class TestClient:
             "spread": torch.ones(16).double(),
         }
         with pytest.raises(PrivacyRefused, match="out of range"):
-            round_of_axes[1].encrypt(CLASSES, (records[0][:9], None), Known(np.ones(64), wild))
+            round_of_axes[1].encrypt(CLASSES, (records[0][:9], None), Known(np.ones(128), wild))
 
     def test_records_of_every_client_are_needed(self, records):
         with pytest.raises(UsageError, match="as many"):

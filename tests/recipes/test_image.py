@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from privae.errors import DataError
+from privae.errors import DataError, PrivacyRefused
 from privae.models.image import ResidualDecoder
 from privae.privacy.noise import NoiseSource
 from privae.recipes import image
@@ -82,7 +82,7 @@ def test_too_few_images_are_refused_by_the_released_count(pictures, count):
     run = started(epsilon=0.5)
     with pytest.raises(DataError, match="released number of images"):
         image.fit(run, *pictures(count), 2)
-    assert run.noise.numbers_drawn == 64
+    assert run.noise.numbers_drawn == 128
 
 
 def test_images_of_one_color_make_a_model(pictures):
@@ -133,13 +133,60 @@ def test_the_center_never_leaves_the_bound():
             ]  # count 1
 
     run = Wild(planned(), lambda *_: None, NoiseSource(bytes(32)), Silent())
-    mean, axes, spread = image._axes(run, np.zeros((0, 16), np.int64))
+    mean, axes, spread = image._axes(run, np.zeros((0, 16), np.int64), (4, 4))
     sizes = image.sizes_for(2.0, 16)
     encoder = image._encoder(axes, np.full_like(spread, 1e-3 * moments.BOUND), sizes)
     assert encoder.dtype == np.int64
     assert np.linalg.norm(mean) <= moments.BOUND * (1 + 1e-9)
     longest = 2.001 * moments.BOUND * np.linalg.norm(encoder.astype(float), axis=0).max()
     assert longest < 2.0**53
+
+
+def test_the_ball_is_read_off_the_counts_and_holds_most_images():
+    rng = np.random.default_rng(0)
+    shade, texture = rng.normal(180, 10, (2000, 1, 1)), rng.normal(0, 30, (2000, 8, 8))
+    x = np.clip(shade + texture, 0, 255).astype(np.uint8)
+    sizes = image.sizes_for(10.0, 64)
+    raw = image.frequencies(x, sizes)
+    counts = image.ball_counts(raw, 64)
+    assert counts.shape == (128,)
+    assert counts[:64].sum() == counts[64:].sum() == 2000
+    ball = image.ball_of(counts.astype(float), 64, 0.9)
+    assert ball.center / image._CODE_UNIT / 8 * 255 == pytest.approx(180, abs=255 / 64)
+    apart = np.linalg.norm(raw - ball.center * np.eye(1, raw.shape[1]), axis=1)
+    assert 0.85 < (apart <= ball.radius).mean() < 1
+    assert ball.radius < 0.5 * np.quantile(np.linalg.norm(raw, axis=1), 0.9)
+    coded = image.bounded(raw, ball)
+    assert np.linalg.norm(coded, axis=1).max() <= moments.BOUND
+
+
+@pytest.mark.parametrize("counts", [np.zeros(128), -np.ones(128), np.full(128, np.nan), np.full(128, 1e300)])
+def test_any_counts_give_a_ball_of_some_size(counts):
+    ball = image.ball_of(counts, 16, 0.9)
+    top = image._CODE_UNIT * 4
+    assert 0 <= ball.center <= top
+    assert top / 128 <= ball.radius <= 2 * top
+
+
+@pytest.mark.parametrize("counts", [np.zeros(64), np.zeros((2, 64)), np.zeros(0)])
+def test_what_are_no_counts_is_refused(counts):
+    with pytest.raises(PrivacyRefused, match="do not trust"):
+        image.ball_of(counts, 16, 0.9)
+
+
+def test_few_dark_or_bright_images_are_drawn_with_their_own_contrast():
+    """Brightness that all share costs no noise, and noise is not drawn as if it were contrast."""
+    rng = np.random.default_rng(1)
+    down, across = np.linspace(-1, 1, 16)[:, None], np.linspace(-1, 1, 16)
+    tilt, lean = rng.normal(0, 12, (2, 2000, 1, 1))
+    x = np.clip(200 + tilt * down + lean * across, 0, 255).astype(np.uint8)
+    budget = Budget(1.0, 1e-6, fidelity=False)
+    plan = plan_of(image.draft((16, 16), 1, budget), budget, "schema", "source")
+    run = Run(plan, lambda *_: None, NoiseSource(bytes(32)), Silent())
+    model = image.fit(run, x, np.zeros(2000, np.int64), 1)
+    made = model.sample(500, torch.Generator().manual_seed(0))[0].numpy().astype(float)
+    assert made.mean() == pytest.approx(200, abs=10)
+    assert made.std() < 4 * x.astype(float).std()  # ten times before noise was held down
 
 
 def test_the_decoder_refines_the_reconstruction(pictures):

@@ -10,7 +10,6 @@ import torch
 from sklearn.exceptions import NotFittedError
 
 from privae import VAE, Training
-from privae.audit.coins import Coins
 from privae.data.ratings import RatingSchema
 from privae.errors import ArtifactError, DataError, PrivacyRefused, UsageError
 from privae.files import members_of
@@ -307,13 +306,9 @@ def test_what_ratings_cannot_be_is_refused_in_one_line(options, data, says):
         VAE(1.0, 1e-6, schema=SCHEMA, **options).fit(plays(50) if data is None else data)
 
 
-def test_labels_coins_and_audits_are_refused_in_one_line(fitted, people, facts, tiny):
+def test_labels_and_questions_without_an_answer_are_refused_in_one_line(fitted, people, facts, tiny):
     with pytest.raises(UsageError, match="no labels"):
         VAE(1.0, 1e-6, schema=SCHEMA).fit(plays(50), np.zeros(50))
-    with pytest.raises(UsageError, match="not planted among ratings"):
-        VAE(1.0, 1e-6, schema=SCHEMA).fit(plays(50), coins=Coins(40, 0.1, bytes(32)))
-    with pytest.raises(UsageError, match="not audited yet"):
-        fitted.audit(plays(50))
     with pytest.raises(UsageError, match="at least 1"):
         fitted.recommend(["x0"], n=0)
     with pytest.raises(UsageError, match="not among the items"):

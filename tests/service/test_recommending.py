@@ -11,7 +11,7 @@ from privae.cli import main
 from privae.data.ratings import RatingSchema
 
 NAMED = ("--person", "who", "--item", "what")
-FITTED = ("--schema", "s.toml", "--epsilon", "3")
+BOUGHT = ("--schema", "bought.toml", "--epsilon", "3")
 pytestmark = pytest.mark.usefixtures("tiny")
 
 
@@ -24,6 +24,7 @@ def room(tmp_path_factory, plays, tiny):
     (folder / "items.txt").write_text("\ufeff" + "\n".join(plays.schema.items) + "\n\n")
     named = ["--person", "who", "--item", "what", "--value", "stars", "--like", "4", "--rows", "3000"]
     assert main(["ratings", "plays.csv", *named, "--items", "items.txt", "-o", "s.toml", "-q"]) == 0
+    assert main(["ratings", "plays.csv", *named, "-o", "bought.toml", "-q"]) == 0
     assert main(["fit", "plays.csv", "--schema", "s.toml", "--epsilon", "3", "-o", "m.privae", "-q"]) == 0
     pd.DataFrame({"what": ["x0", "x1", "unknown"]}).to_csv("mine.csv", index=False)
     yield folder
@@ -102,7 +103,19 @@ def test_what_a_model_is_and_claims_is_told_and_certified(room, capsys, tmp_path
     said(capsys, "certificate", "m.privae", "-o", "c.json")
     assert "one person" in said(capsys, "verify", "c.json", "m.privae").out
     again = ["fit", "plays.csv", "--schema", "s.toml", "--epsilon", "3", "-o", "again.privae"]
-    assert "not audited" in said(capsys, *again).err
+    assert "audit (quick): passed" in said(capsys, *again).out
+
+
+def test_canary_persons_are_planted_and_a_model_is_audited(room, capsys):
+    fit = ("fit", "plays.csv", "--schema", "s.toml", "--epsilon", "3", "-o", "k.privae")
+    assert "audit (standard): passed" in said(capsys, *fit, "--audit", "standard").out
+    found = said(capsys, "audit", "k.privae", "--data", "plays.csv").out
+    assert "Membership by the model's likelihood" in found
+    assert "Canaries told by the model's score" in found
+    kept = json.loads((room / "k.privae.audit.json").read_text())
+    assert "canary reading" in {one["attack"] for one in kept["findings"]}
+    for name in ("k.privae", "k.privae.audit.json", "k.privae.coins"):
+        (room / name).unlink()
 
 
 @pytest.mark.parametrize(
@@ -119,10 +132,9 @@ def test_what_a_model_is_and_claims_is_told_and_certified(room, capsys, tmp_path
         (("ratings", "plays.csv", "--person", "who", "--item", "film", "-o", "t.toml"), 3, "no column 'film'"),
         (("ratings", "plays.csv", *NAMED, "--like", "3", "-o", "t.toml"), 2, "go together"),
         (("ratings", "plays.csv", *NAMED, "-o", "s.toml"), 2, "exists"),
-        (("audit", "m.privae", "--data", "plays.csv"), 2, "not audited yet"),
         (("report", "m.privae", "-o", "r.html"), 2, "no page for models of ratings"),
         (("encrypted", "inspect", "m.privae"), 2, "not computed on ciphertexts"),
-        (("fit", "plays.csv", *FITTED, "--audit", "standard", "-o", "n.privae"), 2, "canaries"),
+        (("fit", "plays.csv", *BOUGHT, "--audit", "standard", "-o", "n.privae"), 2, "declared catalogue"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_leaves_nothing(room, capsys, arguments, code, says):

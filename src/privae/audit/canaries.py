@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from privae.attacks.bounds import CONFIDENCE, corrected, guessed, guesses_about, one_run_bound, one_run_power
 from privae.attacks.finding import Attack, Channel, Finding, Text
+from privae.audit import persons
 from privae.audit.coins import Coins
 from privae.audit.readings import deviation, joint, likely, moment_reading, of_detection
 from privae.data.codec import Codec
@@ -26,9 +27,9 @@ from privae.data.images import ImageSchema, label_codes
 from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.errors import UsageError
-from privae.fitted.anomalies import Anomalies
+from privae.fitted.anomalies import FittedDetection, FittedImageDetection
 from privae.fitted.images import FittedImages
-from privae.fitted.kinds import AnyFitted, Fitted
+from privae.fitted.kinds import AnyFitted
 from privae.fitted.ratings import FittedRatings
 from privae.fitted.table import FittedTable
 from privae.models.priors import ProductMixture
@@ -43,7 +44,6 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 
-UNPLANTED = "canaries are not planted among ratings yet; fit with --audit none, or without coins"
 FINDINGS = 4
 """Most findings about canaries of one fit."""
 
@@ -115,7 +115,7 @@ class _Fit:
     """What readers look at: the plan, the fitted model, what was released, and the real records."""
 
     plan: Plan
-    fitted: Fitted
+    fitted: AnyFitted
     transcript: Mapping[str, Released]
     data: Any
     labels: Any
@@ -131,7 +131,7 @@ class Trial:
 
     def read(self, plan: Plan, fitted: AnyFitted, transcript: Mapping[str, Released]) -> list[Finding]:
         """Every reader's finding about the canaries of the fit."""
-        if self.canaries is None or len(self.canaries) < 2 or isinstance(fitted, FittedRatings):
+        if self.canaries is None or len(self.canaries) < 2:
             return []
         fit = _Fit(plan, fitted, transcript, *self.real)
         scored = [(attack, reader(self.canaries, fit)) for attack, reader in _READERS]
@@ -147,16 +147,18 @@ def trial(coins: Coins | None, x: Any, y: Any, schema: Schema | ImageSchema | Ra
 
     Guarantee: who takes part depends on the coins alone. For real records the promise of the fit is unchanged: canaries
     are the same in neighboring data.
-    Errors: UsageError for ratings, and for several processes, which would not share the coins.
+    Errors: UsageError for several processes, which would not share the coins, and for a catalogue that is bought.
     """
     if coins is None:
         return Trial((x, y), (x, y))
-    if isinstance(schema, RatingSchema):
-        raise UsageError(UNPLANTED)
     if place().size > 1:
         raise UsageError("canaries are planted by one process; audit without them, or fit in one process")
-    present, planted = coins.taking_part(x), coins.planted()
+    planted = coins.planted()
     rng = np.random.default_rng(coins.source("values").words(4).tolist())
+    if isinstance(schema, RatingSchema):
+        real, made, rows = persons.fed(coins, x, schema, rng)
+        return Trial((_joined(real, made.loc[rows]), None), (real, None), Canaries(made, None, planted))
+    present = coins.taking_part(x)
     if isinstance(schema, Schema):
         frame, texts = _rows(schema, coins.canaries, rng)
         real = x.loc[:, [c.name for c in schema.kept if c.name in x.columns]]
@@ -252,9 +254,11 @@ def recount(finding: Finding, plan: Plan) -> Finding | None:
 
 
 def _reading(canaries: Canaries, fit: _Fit) -> Floats | None:
+    if isinstance(fit.fitted, FittedRatings):
+        return persons.reading(fit.plan, fit.fitted, fit.transcript, (fit.data, canaries.data))
     if isinstance(fit.fitted, FittedTable) and table.TABLES in fit.transcript:
         return _read_tables(canaries, fit, fit.fitted)
-    if isinstance(fit.fitted, Anomalies) and detection.MOMENTS in fit.transcript:
+    if isinstance(fit.fitted, FittedDetection | FittedImageDetection) and detection.MOMENTS in fit.transcript:
         return of_detection(fit.plan, fit.fitted, fit.transcript, (fit.data, canaries.data))
     if isinstance(fit.fitted, FittedImages) and image.AXES in fit.transcript:
         return _read_images(canaries, fit, fit.fitted)
@@ -277,6 +281,7 @@ def _categories(canaries: Canaries, fit: _Fit) -> Floats | None:
     if not canaries.texts:
         return None
     schema = fit.fitted.schema
+    assert not isinstance(schema, RatingSchema)
     columns = [c.texts for c in schema.kept] if isinstance(schema, Schema) else [schema.classes or ()]
     known = {text for texts in columns for text in texts}
     return np.array([text in known for text in canaries.texts], dtype=np.float64)
@@ -332,10 +337,10 @@ def _read_images(canaries: Canaries, fit: _Fit, fitted: FittedImages) -> Floats:
     schema, transcript = fitted.schema, fit.transcript
     pixels = schema.height * schema.width
     sizes = image.sizes_for(fit.plan.epsilon, pixels)
-    bound = image.norm_bound(np.cumsum(transcript[image.NORMS][0]), pixels, sizes.quantile)
-    known = [image.bounded(image.frequencies(x, sizes), bound) for x in (fit.data, canaries.data)]
+    ball = image.ball_of(transcript[image.NORMS][0], pixels, sizes.quantile)
+    known = [image.bounded(image.frequencies(x, sizes), ball) for x in (fit.data, canaries.data)]
     first = image.unpacked(transcript[image.AXES], sizes.basis)
-    axes = image.axes_of(first[0])
+    axes = image.axes_of(first[0], deviation(fit.plan, image.AXES), (schema.height, schema.width))
     classes = [
         _classes(schema, y, len(x)) for y, x in ((fit.labels, fit.data), (canaries.labels, canaries.data))
     ]

@@ -15,11 +15,11 @@ from privae.audit.coins import Coins, canaries_for, contents
 from privae.audit.game import Tape
 from privae.data.schema import Schema
 from privae.errors import DataError, UsageError
-from privae.fitted.kinds import Fitted
+from privae.fitted.kinds import AnyFitted, Fitted
 from privae.fitted.table import FittedTable
 from privae.plan import Plan
 from privae.privacy.noise import NoiseSource
-from privae.recipes.modality import Recipe, to_members
+from privae.recipes.modality import AnyRecipe, to_members
 from privae.recipes.phases import Run
 from privae.recipes.table import as_declared
 
@@ -40,9 +40,9 @@ class Own:
     fit: its name. federation: what the model file says of several sites that fitted it.
     """
 
-    fitted: Fitted = field(repr=False)
+    fitted: AnyFitted = field(repr=False)
     plan: Plan
-    recipe: Recipe = field(repr=False)
+    recipe: AnyRecipe = field(repr=False)
     again: Again | None = field(repr=False)
     fit: str = ""
     federation: Mapping[str, Any] = field(default_factory=dict)
@@ -106,7 +106,11 @@ def case_of(own: Own, data: tuple[Any, Any], holdout: Any, coins: Coins | None, 
         known = labelled(members, labels)
         rest = None if held is None else labelled(held, held_labels)
         world = of_images(
-            known, rest, own.fitted.sample(count, seed)[0], model=Unlabelled(own.fitted), **more
+            known,
+            rest,
+            np.asarray(own.fitted.sample(count, seed)[0], np.uint8),
+            model=Unlabelled(own.fitted),
+            **more,
         )
     rehearse = None if own.again is None else partial(_rehearsed, own, own.again, seed)
     return Case(world, own, labels, rehearse, origin)

@@ -17,6 +17,7 @@ from privae.attacks.world import World
 from privae.audit import canaries, game
 from privae.audit.case import REHEARSAL, Case, images_of, joined_to, odd_one_out
 from privae.errors import DataError, UsageError
+from privae.fitted.ratings import FittedRatings
 from privae.privacy.noise import NoiseSource
 from privae.training.watch import Silent, Watch
 
@@ -164,7 +165,7 @@ _NEEDS: dict[str, tuple[Callable[[Case], bool], dict[Language, str]]] = {
     ),
     "table": (
         lambda case: case.world.schema is not None,
-        {"en": "is for tables; these are images", "zh": "仅适用于表格数据，此处为图像"},
+        {"en": "is for tables with a row a record", "zh": "仅适用于每行一条记录的表格数据"},
     ),
     "refit": (
         lambda case: case.world.refit is not None,
@@ -172,6 +173,10 @@ _NEEDS: dict[str, tuple[Callable[[Case], bool], dict[Language, str]]] = {
             "en": "needs to fit the same plan again, which this model does not allow",
             "zh": "需要以同一方案重新训练，该模型不支持",
         },
+    ),
+    "rows": (
+        lambda case: case.own is not None and not isinstance(case.own.fitted, FittedRatings),
+        {"en": "is for tables and images; these are ratings", "zh": "仅适用于表格和图像，此处为评分数据"},
     ),
     "plan": (
         lambda case: (
@@ -222,6 +227,7 @@ def _drawing(attack: Callable[[World, float, np.random.Generator], Result]) -> A
 
 def _inverted(case: Case, confidence: float, watch: Watch) -> Result:  # noqa: ARG001
     assert case.own is not None
+    assert not isinstance(case.own.fitted, FittedRatings)
     data, seed = case.world.members, case.world.seed
     records = data if isinstance(data, pd.DataFrame) else images_of(data)
     return inversion.of_model(
@@ -233,6 +239,7 @@ def _overheard(case: Case, confidence: float, watch: Watch) -> Result:  # noqa: 
     """What the coordinator of a study could read off a site's messages."""
     assert case.own is not None
     data, own = case.world.members, case.own
+    assert not isinstance(own.fitted, FittedRatings)
     records = data if isinstance(data, pd.DataFrame) else images_of(data)
     facts, seed = own.federation, case.world.seed
     return transcripts.of_model(
@@ -245,7 +252,9 @@ def _looped(case: Case, confidence: float, watch: Watch) -> Result:  # noqa: ARG
     assert case.own is not None
     plan = case.own.plan
     phase = next(phase for phase in plan.phases if phase.kind == "gradients")
-    return game.gradient_canaries(phase, _ENGINE_CANARIES, plan.delta, confidence, NoiseSource())
+    # each pushes a weight of its own, and noise was planned for no more weights than the network has
+    count = min(_ENGINE_CANARIES, phase.size)
+    return game.gradient_canaries(phase, count, plan.delta, confidence, NoiseSource())
 
 
 def _referred(case: Case, confidence: float, watch: Watch) -> Result:
@@ -288,7 +297,9 @@ _SUITE: tuple[Entry, ...] = (
     _of(linkage.LINKING, _seen(linkage.linkability), "table", "holdout"),
     _of(linkage.INFERENCE, _seen(linkage.inference), "table", "holdout"),
     _of(linkage.ATTRIBUTE, _seen(linkage.attribute_inference), "table", "holdout", level="standard"),
-    replace(_of(inversion.PLAIN, _inverted, "plan", level="standard"), findings=len(inversion.ATTACKS)),
+    replace(
+        _of(inversion.PLAIN, _inverted, "plan", "rows", level="standard"), findings=len(inversion.ATTACKS)
+    ),
     _bound(game.GRADIENTS, _looped, "plan", level="standard"),
     _of(game.REPLAYED, _replayed, "refit", level="standard"),
     replace(_bound(reference.LIRA, _referred, "model", "holdout", "refit", level="deep"), findings=2),

@@ -136,9 +136,6 @@ def after_fit(
     audit_file(target).unlink(missing_ok=True)
     if level is None:
         return None
-    if model.fitted_.kind == "ratings":
-        watch.note("not audited: no attack on models of ratings is built in yet")
-        return None
     x, y, held = data
     try:
         done = model.audit(x, y, holdout=held, level=level, coins=coins, watch=watch)

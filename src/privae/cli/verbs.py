@@ -295,13 +295,14 @@ def _coins(
     out: Terminal, audit: given.AuditKind, plan: "Plan", target: Path, how: tuple[bool, bool]
 ) -> "Coins | None":
     """The coins of a fit whose audit plants canaries. how: whether they split a hold-out off, and resume a fit."""
-    from privae.audit.canaries import UNPLANTED
+    from privae.audit.persons import UNDECLARED
     from privae.cli import auditing
     from privae.privacy.sampling import PERSON
+    from privae.recipes.phases import CATEGORIES
 
     planting, (split, resume) = audit is given.AuditKind.STANDARD, how
-    if planting and plan.unit == PERSON:
-        raise UsageError(UNPLANTED)  # before coins are thrown and kept
+    if planting and plan.unit == PERSON and plan.phase(CATEGORIES) is not None:
+        raise UsageError(UNDECLARED)  # before coins are thrown and kept
     coins = auditing.coins_for(plan.rows, target, planting=planting, split=split, resume=resume)
     if coins is not None:
         out.note(auditing.coins_text(coins, plan.delta))

@@ -92,7 +92,7 @@ class Client:
             raise UsageError("there are more images than the capacity agreed on; agree on a larger one")
         raw = image.frequencies(np.ascontiguousarray(images), self.terms.sizes)
         if phase == NORMS:
-            return [self._counts(image.norm_counts(raw, self.terms.pixels))]
+            return [self._counts(image.ball_counts(raw, self.terms.pixels))]
         rows, groups = self._codes(phase, raw, labels, known)
         tiling, key = self.terms.tilings[phase], Public(self.terms.parameters, self.keys.encryption)
         parts = [slice(b * tiling.rows, (b + 1) * tiling.rows) for b in range(tiling.blocks(capacity))]
@@ -110,8 +110,8 @@ class Client:
         """Bounded codes of a phase with a constant column, [n, k + 1], and the group of each row [n]."""
         sizes, classes = self.terms.sizes, self.terms.schema.classes
         assert known.norms is not None, "norms come first"
-        bound = image.norm_bound(np.cumsum(known.norms), self.terms.pixels, sizes.quantile)
-        codes, groups = image.bounded(raw, bound), np.zeros(len(raw), np.int64)
+        ball = image.ball_of(known.norms, self.terms.pixels, sizes.quantile)
+        codes, groups = image.bounded(raw, ball), np.zeros(len(raw), np.int64)
         if phase == CLASSES:
             assert known.linear is not None, "axes come before the prior"
             mean, axes, spread = image.checked_axes(known.linear, codes.shape[1])

@@ -9,7 +9,7 @@ in the tail score. Every sum is exact in integers (guarantees.md rules 1, 7, 8 a
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,16 +44,22 @@ QUANTILES, MOMENTS, FREQUENCIES = "bounds", "moments", "frequencies"
 RECIPE = "detection"
 QUANTILE_SHARE = 0.5  # of mu^2
 FULL, SOME = 20.0, 5.0  # n mu / d from which covariances, and from which more than public units, are trusted
+FULL_OF_IMAGES = (
+    5.0  # frequencies of images hang together so much that covariances with more noise still help
+)
 _MOST_CELLS = 10**8
 _CERTAIN = 5.0
 _MOST_ROWS = 2**22  # times BOUND^2 = 2^40, still below 2^62
 _FEWEST_PER_NOISE = 20.0  # rows per standard deviation of a count, from which quantiles are trusted
 _FEWEST_NUMBERS, _MOST_NUMBERS, _USUAL_NUMBERS = 8, 36, 16  # of an image
-_TO_SPARE = 1.25  # how many times too many rows may be declared before fewer numbers would have been better
+_TO_SPARE = 1.6  # how many times too many rows may be declared before fewer numbers would have been better
 
 
-def _draft(layout: Layout, budget: Budget, settings: dict[str, Any], expected: tuple[float, float]) -> Draft:
-    """The phases of a fit, before their noise is known. expected: seconds and megabytes besides the sums' own."""
+def _draft(layout: Layout, budget: Budget, full: float, expected: tuple[float, float]) -> Draft:
+    """The phases of a fit, before their noise is known.
+
+    full: n mu / d from which covariances are trusted. expected: seconds and megabytes besides those of the sums.
+    """
     size, rows = len(layout.grid), budget.rows or 10_000
     if layout.size + size**2 > _MOST_CELLS:
         raise ResourceError(
@@ -73,17 +79,12 @@ def _draft(layout: Layout, budget: Budget, settings: dict[str, Any], expected: t
                 size=len(moments.weights(size)[0]),
             ),
         ),
-        settings=settings,
-        rows_needed=lambda noisy: _rows_needed(noisy, size),
+        settings={},
+        rows_needed=lambda noisy: max(full * size / _mu(noisy), _FEWEST_PER_NOISE * noisy[0].mechanism().std),
         seconds=expected[0] + 7e-8 * rows * layout.grid.squared + 1e-9 * rows * size**2,
         megabytes=expected[1] + 6e-5 * rows * size + 5e-5 * layout.size,
         notes=(left_out,) if len(layout.sizes) else (),
     )
-
-
-def _rows_needed(phases: Sequence[Phase], size: int) -> float:
-    """Rows from which covariances and quantiles are trusted."""
-    return max(FULL * size / _mu(phases), _FEWEST_PER_NOISE * phases[0].mechanism().std)
 
 
 def _mu(phases: Sequence[Phase]) -> float:
@@ -100,7 +101,7 @@ def numbers_of_images(schema: ImageSchema, budget: Budget) -> int:
     """
     mu = gaussian_mu(budget.epsilon, budget.accountant_delta)
     known = budget.rows is not None or math.isinf(mu)
-    size = (budget.rows or 1) * mu / (FULL * _TO_SPARE) if known else _USUAL_NUMBERS
+    size = (budget.rows or 1) * mu / (FULL_OF_IMAGES * _TO_SPARE) if known else _USUAL_NUMBERS
     within = max(_FEWEST_NUMBERS, min(size, _MOST_NUMBERS))
     return int(min(within, schema.height * schema.width))
 
@@ -160,10 +161,12 @@ def released_moments(run: Run, codes: Integers) -> moments.Moments:
     return unpacked(released, size)[0]
 
 
-def model_of(run: Run, counts: Counted, standard: Standard, found: moments.Moments) -> DetectionModel:
+def model_of(
+    run: Run, counts: Counted, standard: Standard, found: moments.Moments, full: float = FULL
+) -> DetectionModel:
     """The model that follows from the releases and the known noise (guarantees.md rule 20)."""
     spread = shrunk(found, counts.records, run.deviation(MOMENTS))
-    basis = basis_of(counts.records * _mu(run.plan.phases) / len(standard.center))
+    basis = basis_of(counts.records * _mu(run.plan.phases) / len(standard.center), full)
     return DetectionModel(
         counts.quantiles,
         standard,
@@ -177,13 +180,13 @@ def model_of(run: Run, counts: Counted, standard: Standard, found: moments.Momen
     )
 
 
-def basis_of(signal: float) -> Basis:
-    """What scores may rest on, by n mu / d with the released n."""
-    return "covariance" if signal >= FULL else "diagonal" if signal >= SOME else "public"
+def basis_of(signal: float, full: float = FULL) -> Basis:
+    """What scores may rest on, by n mu / d with the released n; covariances from `full` on."""
+    return "covariance" if signal >= full else "diagonal" if signal >= SOME else "public"
 
 
 def _fitted(
-    run: Run, records: tuple[Array, Integers], layout: Layout, named: Reading | None
+    run: Run, records: tuple[Array, Integers], layout: Layout, named: Reading | None = None
 ) -> DetectionModel:
     """The model of records, numbers [n, d] and codes [n, c]. named: what is read of a table.
 
@@ -191,10 +194,14 @@ def _fitted(
     """
     values, codes = records
     counts = counted(run, values, codes, layout)
-    if named is not None:
+    if named is None:  # no image has gaps
+        told = counts.quantiles
+        counts = replace(counts, quantiles=replace(told, gaps=np.zeros_like(told.gaps)))
+    else:
         _check_told(counts, named)
     standard = _agreed(run, counts.quantiles, layout.grid)
-    model = model_of(run, counts, standard, released_moments(run, clipped_codes(values, standard)))
+    found = released_moments(run, clipped_codes(values, standard))
+    model = model_of(run, counts, standard, found, FULL_OF_IMAGES if named is None else FULL)
     if model.basis != "covariance":
         run.watch.note(NOTES[model.basis])
     return model
@@ -236,7 +243,7 @@ class DetectionRecipe:
         self.schema.check()
         self.schema.check_records()
         _check_closed_form(budget)
-        return _draft(reading_of(self.schema).layout, budget, {}, (2.0, 500.0))
+        return _draft(reading_of(self.schema).layout, budget, FULL, (2.0, 500.0))
 
     def check(self, data: pd.DataFrame, labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
         """With strict, refuse values outside the schema before anything is charged."""
@@ -272,7 +279,8 @@ class ImageDetectionRecipe:
             raise UsageError(f"detection is for images of 4 to {contrast.MOST_PIXELS} pixels")
         size = numbers_of_images(self.schema, budget)
         expected = 2.0 + 1e-8 * rows * pixels, 500 + 2e-6 * rows * pixels
-        return _draft(contrast.layout(size), budget, {FREQUENCIES: size}, expected)
+        drafted = _draft(contrast.layout(size), budget, FULL_OF_IMAGES, expected)
+        return replace(drafted, settings={FREQUENCIES: size})
 
     def check(self, data: NDArray[np.uint8], labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
         """Refuse, before anything is charged, images of another shape, or labels."""
@@ -292,7 +300,7 @@ class ImageDetectionRecipe:
         size = run.plan.settings[FREQUENCIES]
         assert isinstance(size, int)
         records = pictured(np.ascontiguousarray(data), size)
-        return FittedImageDetection(self.schema, _fitted(run, records, contrast.layout(size), None))
+        return FittedImageDetection(self.schema, _fitted(run, records, contrast.layout(size)))
 
 
 def _check_closed_form(budget: Budget) -> None:

@@ -1,6 +1,6 @@
 """Images: closed-form phases (norms, moments, class moments) and, for fidelity, a residual decoder by gradients.
 
-pixels -> public 2-D DCT -> [released quantile of norms] -> clip -> [released moments] -> PCA encoder ->
+pixels -> public 2-D DCT -> [released brightness and norms] -> center, clip -> [released moments] -> PCA encoder ->
 whitened codes -> clip -> [released class moments] -> class-conditional Gaussian prior -> optional decoder.
 Every encoding is exact in integers and a function of one record and of releases (guarantees.md rules 1, 7, 13).
 """
@@ -22,7 +22,7 @@ from privae.privacy.clipping import clip_to_grid
 from privae.privacy.gradients import Loss
 from privae.recipes.gradients import PROBES, Training, checked, drafted, train_phase
 from privae.recipes.phases import Budget, Draft, Released, Run, statistics
-from privae.sums import moments
+from privae.sums import moments, spectrum
 from privae.sums.moments import BOUND, Array, Integers
 from privae.training.loop import Objective
 
@@ -54,6 +54,14 @@ class Sizes:
     radius: float
     quantile: float
     floor: float
+
+
+@dataclass(frozen=True)
+class Ball:
+    """Where most images lie, in code units: a zeroth frequency, and a distance from the gray image that has it."""
+
+    center: int
+    radius: float
 
 
 def sizes_for(epsilon: float, pixels: int) -> Sizes:
@@ -100,7 +108,7 @@ def _phases(sizes: Sizes, classes: int, shares: tuple[float, float, float]) -> l
     numbers = [len(moments.weights(size)[0]) for size in (sizes.basis, sizes.latent)]
     bounds = (moments.SENSITIVITY, moments.REPLACE_RATIO)
     return [
-        statistics(NORMS, shares[0], 1.0, math.sqrt(2), size=_NORM_BINS),
+        statistics(NORMS, shares[0], math.sqrt(2), math.sqrt(2), size=2 * _NORM_BINS),
         statistics(AXES, shares[1], *bounds, size=numbers[0]),
         statistics(CLASSES, shares[2], *bounds, size=classes * numbers[1]),
     ]
@@ -118,12 +126,13 @@ def fit(run: Run, images: NDArray[np.uint8], labels: NDArray[np.int64], classes:
     sizes = sizes_for(run.plan.epsilon, height * width)
     basis = moments.low_pass_basis(height, width, sizes.basis)
     raw = frequencies(images, sizes)
-    bound = _norm_bound(run, raw, height * width, sizes.quantile)
-    coded = bounded(raw, bound)
-    mean, axes, spread = _axes(run, coded)
+    ball = _ball(run, raw, height * width, sizes.quantile)
+    coded = bounded(raw, ball)
+    mean, axes, spread = _axes(run, coded, (height, width))
     latent = latent_codes(coded, mean, axes, spread, sizes)
-    to_unit = bound / BOUND / _CODE_UNIT
-    real = [torch.tensor(a) for a in (basis / 2.0**20, mean * to_unit, axes, spread * to_unit)]
+    to_unit = ball.radius / BOUND / _CODE_UNIT
+    middle = mean * to_unit + np.eye(1, len(mean))[0] * (ball.center / _CODE_UNIT)
+    real = [torch.tensor(a) for a in (basis / 2.0**20, middle, axes, spread * to_unit)]
     prior = _prior(run, latent, labels, classes, sizes)
     model = ImageModel(height, width, LinearCodes(*real), prior)
     if run.plan.phase(DECODER) is None:
@@ -138,9 +147,10 @@ def frequencies(images: NDArray[np.uint8], sizes: Sizes) -> Integers:
     return moments.project(images.reshape(len(images), height * width).astype(np.int64), basis, _SHIFT)
 
 
-def bounded(raw: Integers, bound: float) -> Integers:
-    """Coefficients in units of the released bound, clipped: rows of L2 norm at most BOUND."""
-    return _clipped(np.trunc(raw * (BOUND / bound)).astype(np.int64))
+def bounded(raw: Integers, ball: Ball) -> Integers:
+    """Coefficients from the released center in units of the released radius, clipped: rows of norm at most BOUND."""
+    centered = raw - ball.center * np.eye(1, raw.shape[1], dtype=np.int64)
+    return _clipped(np.trunc(centered * (BOUND / ball.radius)).astype(np.int64))
 
 
 def latent_codes(coded: Integers, mean: Array, axes: Array, spread: Array, sizes: Sizes) -> Integers:
@@ -154,41 +164,58 @@ def _clipped(codes: Integers) -> Integers:
     return clip_to_grid(codes, BOUND).astype(np.int64, copy=False)
 
 
-def _norm_bound(run: Run, codes: Integers, pixels: int, quantile: float) -> float:
-    """A released quantile of the norms of codes, in code units; its range is a function of the shape."""
+def _ball(run: Run, codes: Integers, pixels: int, quantile: float) -> Ball:
+    """Where most codes lie, by released counts, in code units; their range is a function of the shape."""
     run.watch.phase(NORMS, 1)
-    reached = np.cumsum(run.release(NORMS, [(norm_counts(codes, pixels), 1.0)])[0])
+    counts = run.release(NORMS, [(ball_counts(codes, pixels), 1.0)])[0]
     run.watch.advance(1)
-    if reached[-1] <= max(_CERTAIN * run.deviation(NORMS) * math.sqrt(_NORM_BINS), 1.0):
+    # each image counts twice, so half of the sum has the noise of half as many bins
+    if counts.sum() / 2 <= max(_CERTAIN * run.deviation(NORMS) * math.sqrt(_NORM_BINS / 2), 1.0):
         raise DataError(
             "the released number of images cannot be told from none at this epsilon; "
             "give more images or a larger epsilon"
         )
-    return norm_bound(reached, pixels, quantile)
+    return ball_of(counts, pixels, quantile)
 
 
-def norm_counts(codes: Integers, pixels: int) -> Integers:
-    """How many codes [n, d] have a norm in each bin of a range that follows from the shape: [bins]."""
+def ball_counts(codes: Integers, pixels: int) -> Integers:
+    """How many codes [n, d] have a brightness, and how many a contrast, in each bin of ranges by the shape: [2 bins].
+
+    Brightness is the zeroth frequency; contrast the norm of all others, at most half of the whole range.
+    """
     top = _CODE_UNIT * math.sqrt(pixels)
-    norms = np.sqrt(np.einsum("ij,ij->i", codes, codes).astype(np.float64))
-    places = np.minimum((norms / top * _NORM_BINS).astype(np.int64), _NORM_BINS - 1)
-    return np.bincount(places, minlength=_NORM_BINS).astype(np.int64)
+    norms = np.sqrt(np.einsum("ij,ij->i", codes[:, 1:], codes[:, 1:]).astype(np.float64))
+    shares = np.stack([codes[:, 0] / top, norms / (top / 2)])
+    places = np.clip(shares * _NORM_BINS, 0, _NORM_BINS - 1).astype(np.int64)
+    return np.concatenate([np.bincount(each, minlength=_NORM_BINS) for each in places]).astype(np.int64)
 
 
-def norm_bound(reached: Array, pixels: int, quantile: float) -> float:
-    """The quantile of norms from their released cumulative counts, in code units."""
+def ball_of(counts: Array, pixels: int, quantile: float) -> Ball:
+    """Center and radius from released counts: the median brightness, and a quantile of each distance from there."""
+    if counts.shape != (2 * _NORM_BINS,):
+        raise PrivacyRefused("the released counts of images are none; do not trust the key holder")
     top = _CODE_UNIT * math.sqrt(pixels)
-    return float(np.argmax(reached >= quantile * reached[-1]) + 1) / _NORM_BINS * top
+    brightness, contrast = np.cumsum(counts.reshape(2, _NORM_BINS), 1)
+
+    def reached(sums: Array, share: float) -> int:
+        return int(np.argmax(sums >= share * sums[-1]))
+
+    middle = reached(brightness, 0.5) + 0.5
+    lower, upper = (reached(brightness, 0.5 + side * quantile / 2) for side in (-1, 1))
+    apart = max(upper + 1 - middle, middle - lower) * top
+    radius = math.hypot(apart, (reached(contrast, quantile) + 1) * top / 2) / _NORM_BINS
+    return Ball(int(middle / _NORM_BINS * top), radius)
 
 
-def _axes(run: Run, codes: Integers) -> tuple[Array, Array, Array]:
+def _axes(run: Run, codes: Integers, shape: tuple[int, int]) -> tuple[Array, Array, Array]:
     """Released mean [d], principal axes [d, d] and spreads [d] of bounded codes, in code units."""
     run.watch.phase(AXES, 1)
     released = _released_moments(run, AXES, [codes], codes.shape[1])[0]
     run.watch.advance(1)
 
     def made() -> dict[str, Tensor]:
-        return dict(zip(_LINEAR, map(torch.from_numpy, axes_of(released)), strict=True))
+        found = axes_of(released, run.deviation(AXES), shape)
+        return dict(zip(_LINEAR, map(torch.from_numpy, found), strict=True))
 
     agreed = run.agreed(AXES, made)
     return checked_axes(agreed, codes.shape[1])
@@ -218,13 +245,15 @@ def checked_axes(agreed: dict[str, Tensor], size: int) -> tuple[Array, Array, Ar
     return mean, axes, spread
 
 
-def axes_of(released: moments.Moments) -> tuple[Array, Array, Array]:
-    """Mean [d], principal axes [d, d] and spreads [d] that follow from released moments."""
-    mean, covariance = moments.covariance(released, 0.0)
+def axes_of(
+    released: moments.Moments, deviation: float, shape: tuple[int, int]
+) -> tuple[Array, Array, Array]:
+    """Mean [d], principal axes [d, d] and spreads [d] that follow from released moments and their known noise."""
+    shares = spectrum.profile(*shape, len(released.first))
+    mean, values, axes = spectrum.principal(released, deviation * BOUND**2 / math.sqrt(2), shares)
     # privacy: codes have norm at most BOUND, and products with a wilder center would no longer be exact integers
     mean = mean * min(1.0, BOUND / max(float(np.linalg.norm(mean)), 1e-300))
-    values, vectors = np.linalg.eigh(covariance)
-    return mean, vectors[:, ::-1].copy(), np.sqrt(np.maximum(values[::-1], _LEAST**2))
+    return mean, axes, np.sqrt(np.maximum(values, _LEAST**2))
 
 
 def _encoder(axes: Array, spread: Array, sizes: Sizes) -> Integers:

@@ -79,10 +79,15 @@ def low_pass_basis(height: int, width: int, size: int) -> Integers:
     A public basis: a function of the shape alone, ordered by distance from the zero frequency.
     """
     rows, columns = dct(np.eye(height), norm="ortho", axis=0), dct(np.eye(width), norm="ortho", axis=0)
-    u, v = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
-    order = np.argsort((u / height) ** 2 + (v / width) ** 2, axis=None, kind="stable")[:size]
-    chosen = rows[u.ravel()[order]][:, :, None] * columns[v.ravel()[order]][:, None, :]
-    return as_map(chosen.reshape(len(order), -1).T)
+    down, across = np.divmod(np.argsort(frequencies(height, width), kind="stable")[:size], width)
+    chosen = rows[down][:, :, None] * columns[across][:, None, :]
+    return as_map(chosen.reshape(len(down), -1).T)
+
+
+def frequencies(height: int, width: int) -> Array:
+    """The square of each frequency of the 2-D DCT, in half cycles a pixel: [height * width], row by row."""
+    found: Array = np.add.outer((np.arange(height) / height) ** 2, (np.arange(width) / width) ** 2).ravel()
+    return found
 
 
 def as_map(matrix: Array) -> Integers:
