@@ -46,7 +46,7 @@ def auc(x: np.ndarray, y: np.ndarray) -> float:
     )
 
 
-x, y, x_test, y_test = loaded(sys.argv[1]) if sys.argv[1:] else (*drawn(4400, 0), *drawn(1000, 1))
+x, y, x_test, y_test = loaded(sys.argv[1]) if sys.argv[1:] else (*drawn(3300, 0), *drawn(600, 1))
 kept_out = np.arange(len(x)) % 10 == 0  # for the audits
 (x, x_out), (y, y_out) = ((part[~kept_out], part[kept_out]) for part in (x, y))
 normal, rows = x[y == 0], round(len(x), -2)

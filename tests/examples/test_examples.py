@@ -1,6 +1,7 @@
 """Every example runs as it stands, in an empty folder, and prints its guarantee."""
 
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ def test_there_are_examples_and_each_is_short():
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_the_example_runs(path, tmp_path, monkeypatch, capsys):
+def test_the_example_runs(path, tmp_path, monkeypatch, capsys, tiny):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(path)])
     runpy.run_path(str(path), run_name="__main__")
     assert "changes the probability of any outcome" in capsys.readouterr().out

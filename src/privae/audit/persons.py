@@ -96,20 +96,23 @@ def case_of(own: Own, data: pd.DataFrame, holdout: Any, coins: Coins | None, see
     read = profiles(data, schema, own.fitted.items)
     if not len(read):
         raise DataError("the data hold no persons; give those that the model was fitted to")
-    present, rows = taking_part(coins, read.persons), model.rows(read.likes)
+    present = taking_part(coins, read.persons)
     origin: Origin | None = None if holdout is None else "given"
-    held, part = None, coins.kept_out if coins is not None else 0.0
+    liked, others = read.likes[np.flatnonzero(present)], None
+    part = coins.kept_out if coins is not None else 0.0
     if holdout is not None:
-        held = model.rows(_others(holdout, schema, read.persons, own.fitted.items))
+        others = _others(holdout, schema, read.persons, own.fitted.items)
     elif part:
-        origin, held = "split", rows[~present]
-    members, most = rows[present], _MOST
-    if origin == "split" and len(members) > _MOST:
-        assert held is not None
-        held = held[
-            drawn(len(held), math.ceil(len(held) * _MOST / len(members)), np.random.default_rng(seed))
-        ]
-    members = members[drawn(len(members), most, np.random.default_rng(seed + 1))]
+        origin, others = "split", read.likes[np.flatnonzero(~present)]
+    # coins stay fair where the same share of those that they kept out is looked at
+    most = [_MOST, _MOST]
+    if origin == "split" and others is not None:
+        most[1] = math.ceil(others.shape[0] * min(1.0, _MOST / max(liked.shape[0], 1)))
+    members, held = (
+        None if each is None else model.rows(each[drawn(each.shape[0], count, np.random.default_rng(lot))])
+        for each, count, lot in zip((liked, others), most, (seed, seed + 1), strict=True)
+    )
+    assert members is not None
     made = model.rows(profiles(own.fitted.sample(len(members), seed), schema, own.fitted.items).likes)
     promise = own.plan.guarantee()
     world = World(
