@@ -276,6 +276,33 @@ def test_a_table_is_fitted_for_anomaly_scores(room, tmp_path, capsys) -> None:
     assert "label 'ill' takes no part in detection" in capsys.readouterr().err
 
 
+def test_images_are_fitted_for_anomaly_scores_and_drawn_with_their_heat(room, tmp_path, capsys) -> None:
+    rng = np.random.default_rng(0)
+    x = np.clip(128 + 30 * np.linspace(-1, 1, 8)[:, None] + rng.normal(0, 20, (3000, 8, 8)), 0, 255)
+    np.savez(tmp_path / "x.npz", x=x.astype(np.uint8))
+    model, heat = tmp_path / "x.privae", tmp_path / "heat.png"
+    fit = [
+        str(tmp_path / "x.npz"),
+        "--recipe",
+        "detection",
+        "--epsilon",
+        "1",
+        "--rows",
+        "3000",
+        "-o",
+        str(model),
+    ]
+    assert main(["fit", *fit, "--audit", "standard", "-q"]) == 0
+    top = said(capsys, "score", model, tmp_path / "x.npz", "--top", 60, "--heat-map", heat)["scores"]
+    assert len(top) == 60
+    assert heat.read_bytes().startswith(b"\x89PNG")
+    target = tmp_path / "h.png"
+    assert main(["score", room.model, str(room.folder / "new.csv"), "--heat-map", str(target)]) == 2
+    assert "heat maps are of images" in capsys.readouterr().err
+    assert main(["score", str(model), str(tmp_path / "x.npz"), "--heat-map", str(tmp_path / "h.csv")]) == 2
+    assert not target.exists()
+
+
 def test_score_names_the_strangest_rows(room, tmp_path, capsys) -> None:
     new, target = room.folder / "new.csv", tmp_path / "scores.csv"
     expected = VAE.load(room.model).decision_function(pd.read_csv(new, dtype=str))

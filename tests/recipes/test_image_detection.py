@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from privae import VAE
 from privae.data.images import ImageSchema
+from privae.encrypted.compile import compiled
 from privae.errors import DataError, ResourceError, UsageError
 from privae.fitted.anomalies import FittedImageDetection
 from privae.privacy.noise import NoiseSource
@@ -134,6 +135,23 @@ def test_the_number_of_numbers_follows_the_declared_rows_and_epsilon_alone():
 def test_covariances_are_trusted_with_a_third_fewer_rows_than_declared(rows):
     made = vae(1.0, rows).fit(slopes(rows * 2 // 3), noise=NoiseSource(bytes(32)))
     assert made.fitted_.model.basis == "covariance"
+
+
+def test_a_file_of_huge_images_or_of_gaps_is_no_model(model):
+    from dataclasses import replace
+
+    inner = model.fitted_.model
+    for shape in ((200_000, 200_000), (1, 20_000), (2**12 + 1, 3)):
+        assert not FittedImageDetection(ImageSchema(height=shape[0], width=shape[1]), inner).belongs()
+        with pytest.raises(UsageError, match="a side"):
+            vae().plan(ImageSchema(height=shape[0], width=shape[1]))
+    gaps = replace(inner.quantiles, gaps=np.full(len(inner.mean), 0.5))
+    assert not FittedImageDetection(model.fitted_.schema, replace(inner, quantiles=gaps)).belongs()
+
+
+def test_a_model_is_not_computed_on_ciphertexts_and_says_why(model):
+    with pytest.raises(UsageError, match="scores locally"):
+        compiled(model.fitted_)
 
 
 def test_labels_and_options_of_other_recipes_are_refused():

@@ -26,6 +26,7 @@ from privae.data.codec import Codec
 from privae.data.images import ImageSchema, label_codes
 from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
+from privae.data.values import widened
 from privae.errors import UsageError
 from privae.fitted.anomalies import FittedDetection, FittedImageDetection
 from privae.fitted.images import FittedImages
@@ -209,9 +210,19 @@ def _joined(rows: pd.DataFrame, canaries: pd.DataFrame) -> pd.DataFrame:
     for name in rows.columns:
         parts = [rows[name], canaries[name]]
         if parts[0].dtype != parts[1].dtype or not len(rows):
-            parts = [part.astype(object) for part in parts]
+            parts = [_objects(part) for part in parts]
         columns[name] = pd.concat(parts, ignore_index=True)
     return pd.DataFrame(columns)
+
+
+def _objects(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """The same values as objects; short floats by their shortest decimal text, as the codec reads them."""
+    kind = getattr(column.dtype, "numpy_dtype", column.dtype)
+    if not isinstance(kind, np.dtype) or kind.kind != "f" or kind.itemsize >= 8:
+        return column.astype(object)
+    wide = widened(column.to_numpy(kind, na_value=np.nan)).astype(object)
+    wide[column.isna().to_numpy(bool)] = None
+    return pd.Series(wide)
 
 
 def judged(attack: Attack, scores: Floats, planted: Bools, plan: Plan) -> Finding:

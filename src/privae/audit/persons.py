@@ -4,7 +4,6 @@ Persons are attacked as images are, as rows of zeros and ones; canaries are made
 released sums of likes by whoever knows all others.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 
-from privae.attacks.world import Records, World, drawn
+from privae.attacks.world import Records, World
 from privae.audit.case import Case, Origin, Own
 from privae.audit.coins import Coins
 from privae.audit.readings import Reading, deviation, joint
@@ -33,8 +32,9 @@ Bools = NDArray[np.bool_]
 
 UNDECLARED = "canary persons like items of a declared catalogue; declare items, or fit with --audit quick"
 _LIKED = 8  # items that a canary likes
-_MOST = 10_000  # persons of a kind
+_MOST = 10_000  # persons, about
 _MOST_ITEMS = 2_000
+_BLOCK = 256  # persons whose scores of all items are held at once
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Attacked:
 
     def rows(self, liked: csr_array) -> Bytes:
         """Persons [n, m] as rows [n, k]."""
-        return np.asarray(liked[:, self.kept].toarray(), np.uint8)
+        return np.asarray(liked[:, self.kept].astype(np.uint8).toarray())
 
     def score(self, data: Bytes) -> Floats:
         """Log-likelihood of every person, [n]."""
@@ -70,13 +70,19 @@ class Attacked:
         likelihood: `score`. speaks: mean weight by which what a person likes speaks for what they like, less that by
         which it speaks for the rest. distance: minus that of the row from its best scaled recommendation.
         """
+        blocks = [data[start : start + _BLOCK] for start in range(0, len(data), _BLOCK)]
+        own, apart = (
+            np.concatenate([np.zeros(0), *part]) for part in zip(*map(self._parts, blocks), strict=True)
+        )
+        return {"likelihood": self.score(data), "speaks": own, "distance": -apart}
+
+    def _parts(self, data: Bytes) -> tuple[Floats, Floats]:
         scores = self.fitted.model.recommend(self._likes(data))[:, self.kept]
         mine = data.astype(np.float64)
         own = (scores * mine).sum(1) / np.maximum(mine.sum(1), 1.0)
         rest = (scores * (1 - mine)).sum(1) / np.maximum((1 - mine).sum(1), 1.0)
         scale = (scores * mine).sum(1) / np.maximum((scores**2).sum(1), 1e-300)
-        apart = np.sqrt(((mine - scale[:, None] * scores) ** 2).sum(1))
-        return {"likelihood": self.score(data), "speaks": own - rest, "distance": -apart}
+        return own - rest, np.sqrt(((mine - scale[:, None] * scores) ** 2).sum(1))
 
     def _likes(self, data: Bytes) -> csr_array:
         row, place = np.nonzero(data)
@@ -87,8 +93,8 @@ class Attacked:
 def case_of(own: Own, data: pd.DataFrame, holdout: Any, coins: Coins | None, seed: int) -> Case:  # noqa: ANN401
     """The case of a model of preferences. holdout: ratings of other persons, or None.
 
-    Persons that coins kept out of the fit are no members, and are the hold-out where none is given; of many, the same
-    share of both is looked at, by lot.
+    Persons that coins kept out of the fit are no members, and are the hold-out where none is given. Of many, each is
+    looked at by a coin of its own, whether it took part or not, so about 10,000 are.
     Errors: DataError without persons; UsageError for a hold-out that is no table, or of the same persons.
     """
     assert isinstance(own.fitted, FittedRatings)
@@ -96,23 +102,16 @@ def case_of(own: Own, data: pd.DataFrame, holdout: Any, coins: Coins | None, see
     read = profiles(data, schema, own.fitted.items)
     if not len(read):
         raise DataError("the data hold no persons; give those that the model was fitted to")
-    present = taking_part(coins, read.persons)
+    present, part = taking_part(coins, read.persons), coins.kept_out if coins is not None else 0.0
     origin: Origin | None = None if holdout is None else "given"
-    liked, others = read.likes[np.flatnonzero(present)], None
-    part = coins.kept_out if coins is not None else 0.0
+    seen, others = _by_lot(len(read), seed), None
     if holdout is not None:
         others = _others(holdout, schema, read.persons, own.fitted.items)
+        others = others[np.flatnonzero(_by_lot(others.shape[0], seed + 1))]
     elif part:
-        origin, others = "split", read.likes[np.flatnonzero(~present)]
-    # coins stay fair where the same share of those that they kept out is looked at
-    most = [_MOST, _MOST]
-    if origin == "split" and others is not None:
-        most[1] = math.ceil(others.shape[0] * min(1.0, _MOST / max(liked.shape[0], 1)))
-    members, held = (
-        None if each is None else model.rows(each[drawn(each.shape[0], count, np.random.default_rng(lot))])
-        for each, count, lot in zip((liked, others), most, (seed, seed + 1), strict=True)
-    )
-    assert members is not None
+        origin, others = "split", read.likes[np.flatnonzero(seen & ~present)]
+    members = model.rows(read.likes[np.flatnonzero(seen & present)])
+    held = None if others is None else model.rows(others)
     made = model.rows(profiles(own.fitted.sample(len(members), seed), schema, own.fitted.items).likes)
     promise = own.plan.guarantee()
     world = World(
@@ -129,6 +128,12 @@ def case_of(own: Own, data: pd.DataFrame, holdout: Any, coins: Coins | None, see
         seed=seed,
     )
     return Case(world, own, origin=origin)
+
+
+def _by_lot(count: int, seed: int) -> Bools:
+    """Which of so many persons are looked at: independent of one another, and of who took part."""
+    chosen: Bools = np.random.default_rng(seed).random(count) < _MOST / max(count, 1)
+    return chosen
 
 
 def taking_part(coins: Coins | None, persons: tuple[str, ...] | list[str]) -> Bools:
@@ -158,7 +163,8 @@ def _canaries(coins: Coins, schema: RatingSchema, rng: np.random.Generator) -> t
     assert schema.items != "bought" or not coins.canaries
     items = np.array([] if schema.items == "bought" else schema.items, dtype=object)
     each = min(_LIKED, len(items))
-    liked = np.argsort(rng.random((coins.canaries, len(items))), 1)[:, :each]
+    chosen = [rng.choice(len(items), each, replace=False, shuffle=False) for _ in range(coins.canaries)]
+    liked = np.array(chosen, np.int64).reshape(coins.canaries, each)
     names = np.array([f"canary {rng.bytes(8).hex()}" for _ in range(coins.canaries)], dtype=object)
     columns = {schema.person: names.repeat(each), schema.item: items[liked.ravel()]}
     if schema.value is not None:

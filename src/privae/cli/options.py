@@ -206,7 +206,8 @@ ScoreBy = Annotated[
 HeatMap = Annotated[
     Path | None,
     option(
-        "--heat-map", text="Of images, recipe detection: a PNG of the strangest, and where they are strange."
+        "--heat-map",
+        text="Of images, recipe detection: a PNG of the strangest, at most 48, and where they are strange.",
     ),
 ]
 Cap = Annotated[float, option("--epsilon", text="What all fits together may spend.")]

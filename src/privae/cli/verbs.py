@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from privae.training.watch import Watch
     from privae.vae import VAE
 
-_TOP = 20
+_TOP, _MOST_DRAWN = 20, 48
 
 
 @app.command(
@@ -355,8 +355,9 @@ def _with_heat(
 
     path, sources = target
     request.check_outputs(path, (".png",), sources)
+    fitted.heat_map(x[:0])  # refuses a model that has none, before anything is computed
     scores = fitted.decision_function(x, what[0])
-    first = np.argsort(-scores, kind="stable")[: what[1] or _TOP]
+    first = np.argsort(-scores, kind="stable")[: min(what[1] or _TOP, _MOST_DRAWN)]
     names = [f"image {place + 1}: {scores[place]:.3g}" for place in first]
     picture.heats(x[first], fitted.heat_map(x[first]), names, path)
     return scores

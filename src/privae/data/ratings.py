@@ -210,6 +210,8 @@ def table_of(likes: csr_array, schema: RatingSchema) -> pd.DataFrame:
 
 def persons_in(column: "pd.Series[Any]") -> tuple[Index, list[str]]:
     """Who each row is about, -1 for nobody, and the persons' names in order of appearance; no text is a gap."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.cat.remove_unused_categories()  # who has no row is nobody
     places, texts = distinct(column)
     if "" in texts:
         gap = texts.index("")

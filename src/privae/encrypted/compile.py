@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from privae.encrypted.circuit import Affine, Circuit, Inner, Square, Step
 from privae.errors import UsageError
+from privae.fitted.anomalies import FittedDetection, FittedImageDetection
 from privae.fitted.kinds import Fitted
 from privae.fitted.table import FittedTable
 from privae.models.image import ImageModel
@@ -77,6 +78,11 @@ def compiled(fitted: Fitted, outputs: Sequence[str] = ("score",)) -> Compiled:
         return _linear(fitted.model, outputs)
     if isinstance(fitted.model, LatentModel):
         return _network(fitted, fitted.model, outputs)
+    if isinstance(fitted, FittedDetection | FittedImageDetection):
+        raise UsageError(
+            "anomaly scores look values up, which is no polynomial, so they are not computed on ciphertexts: whoever "
+            "has the model scores locally"
+        )
     raise UsageError(
         "a mixture's posterior is no polynomial, so it is not computed on ciphertexts: "
         f"fit the table with {_SQUARE}"

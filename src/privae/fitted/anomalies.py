@@ -204,7 +204,13 @@ class FittedImageDetection(Anomalies, FittedImages):
 
     def belongs(self) -> bool:
         """Whether the model takes the images of its schema."""
-        return 2 <= len(self.model.mean) <= self.schema.height * self.schema.width and super().belongs()
+        inside = 2 <= len(self.model.mean) <= self.schema.height * self.schema.width
+        return (
+            inside
+            and contrast.readable(*self._shape)
+            and not self.model.quantiles.gaps.any()
+            and super().belongs()
+        )
 
     def records(self, data: Any) -> tuple[Floats, Integers]:  # noqa: ANN401
         """Numbers [n, d] of images, and no category codes [n, 0]."""

@@ -254,6 +254,7 @@ def _sound(model: DetectionModel) -> bool:
         and all(bool(np.isfinite(part).all()) for part in arrays)
         and bool((np.diff(quantiles.place) >= 0).all() and (np.diff(quantiles.share) >= 0).all())
         and bool(min(standard.spread.min(), quantiles.width.min(), model.floor, model.least) > 0)
+        and bool((quantiles.gaps >= 0).all() and (quantiles.gaps <= 1).all())
         and all(map(math.isfinite, (model.floor, model.least, model.known)))
         and model.basis in ("covariance", "diagonal", "public")
     )

@@ -275,10 +275,12 @@ class ImageDetectionRecipe:
                 "detection uses no labels: give images of what is ordinary alone, without y and classes"
             )
         pixels, rows = self.schema.height * self.schema.width, budget.rows or 10_000
-        if not 4 <= pixels <= contrast.MOST_PIXELS:
-            raise UsageError(f"detection is for images of 4 to {contrast.MOST_PIXELS} pixels")
+        if not contrast.readable(self.schema.height, self.schema.width):
+            raise UsageError(
+                f"detection is for images of 4 to {contrast.MOST_PIXELS} pixels, at most {contrast.MOST_SIDE} a side"
+            )
         size = numbers_of_images(self.schema, budget)
-        expected = 2.0 + 1e-8 * rows * pixels, 500 + 2e-6 * rows * pixels
+        expected = 2.0 + 1e-8 * rows * pixels, 500 + 1e-6 * rows * pixels + 4e-5 * min(rows * pixels, 2**24)
         drafted = _draft(contrast.layout(size), budget, FULL_OF_IMAGES, expected)
         return replace(drafted, settings={FREQUENCIES: size})
 

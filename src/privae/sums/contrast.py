@@ -17,9 +17,16 @@ Array = NDArray[np.float64]
 
 UNIT = 0.01  # a meaningful difference of a share
 MOST_PIXELS = 2**23  # squares of pixels, times their number, stay below 2^63
+MOST_SIDE = 2**12  # a basis is chosen among as many waves as a side is long
+_AT_ONCE = 2**24  # pixels
 _SHIFT = 12  # coefficients are held in 1/256 of a pixel step: 2^20 basis units / 2^12
 _STEPS = 256.0
 _CONTRAST = 0.25 * 255.0  # standard deviation of a picture of nothing but its low frequencies
+
+
+def readable(height: int, width: int) -> bool:
+    """Whether images of this shape can be read: 4 to 2^23 pixels, neither side longer than 4,096."""
+    return 4 <= height * width <= MOST_PIXELS and max(height, width) <= MOST_SIDE
 
 
 def layout(size: int) -> Layout:
@@ -43,7 +50,7 @@ def numbers(images: NDArray[np.uint8], size: int) -> Array:
     Edges: an image of one color has no contrast: all zeros.
     """
     basis = _basis(images.shape[1:], size)
-    step = moments.CHUNK
+    step = max(1, min(moments.CHUNK, _AT_ONCE // max(math.prod(images.shape[1:]), 1)))
     parts = [_numbers(images[i : i + step], basis) for i in range(0, len(images), step)]
     return np.concatenate([np.zeros((0, size)), *parts])
 
