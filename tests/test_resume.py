@@ -29,7 +29,7 @@ from privae.training.books import charges_of, follows
 from privae.training.state import Checkpoint
 from privae.training.watch import Silent
 
-KILLS, STEPS = 14, 40
+KILLS, STEPS = 9, 40
 
 # A process that forks a `privae` for every line that it reads, so that torch and its plan are read once. It notes
 # every release before it is handed out, and the first words of every key, where a kill cannot undo it.
