@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 
@@ -19,7 +20,7 @@ from privae.audit.coins import Coins
 from privae.audit.readings import Reading, deviation, joint
 from privae.data.ratings import RatingSchema, persons_in, profiles
 from privae.errors import DataError, UsageError
-from privae.fitted.ratings import FittedRatings
+from privae.fitted.ratings import FittedRatings, blocks
 from privae.plan import Plan
 from privae.recipes.phases import Released
 from privae.recipes.ratings import GRAM, POPULARITY
@@ -34,7 +35,6 @@ UNDECLARED = "canary persons like items of a declared catalogue; declare items, 
 _LIKED = 8  # items that a canary likes
 _MOST = 10_000  # persons, about
 _MOST_ITEMS = 2_000
-_BLOCK = 256  # persons whose scores of all items are held at once
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,8 @@ class Attacked:
         likelihood: `score`. speaks: mean weight by which what a person likes speaks for what they like, less that by
         which it speaks for the rest. distance: minus that of the row from its best scaled recommendation.
         """
-        blocks = [data[start : start + _BLOCK] for start in range(0, len(data), _BLOCK)]
-        own, apart = (
-            np.concatenate([np.zeros(0), *part]) for part in zip(*map(self._parts, blocks), strict=True)
-        )
+        found = [self._parts(data[rows]) for rows in blocks(len(data))]
+        own, apart = (np.concatenate([np.zeros(0), *(part[i] for part in found)]) for i in range(2))
         return {"likelihood": self.score(data), "speaks": own, "distance": -apart}
 
     def _parts(self, data: Bytes) -> tuple[Floats, Floats]:
@@ -112,7 +110,7 @@ def case_of(own: Own, data: pd.DataFrame, holdout: Any, coins: Coins | None, see
         origin, others = "split", read.likes[np.flatnonzero(seen & ~present)]
     members = model.rows(read.likes[np.flatnonzero(seen & present)])
     held = None if others is None else model.rows(others)
-    made = model.rows(profiles(own.fitted.sample(len(members), seed), schema, own.fitted.items).likes)
+    made = model.rows(own.fitted.model.sample(len(members), torch.Generator().manual_seed(seed)))
     promise = own.plan.guarantee()
     world = World(
         members,

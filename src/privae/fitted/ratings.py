@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from privae.data.ratings import Profiles, RatingSchema, named, persons_in, profiles, table_of
 from privae.data.values import canonical, category_codes
 from privae.errors import UsageError
+from privae.fitted.tensors import Floats
 from privae.models.preferences import PreferenceModel, PreferenceNetwork, nearest
 
-Floats = NDArray[np.float64]
 _PERSONS = 256  # whose scores of all items are held at once
 
 
@@ -71,7 +70,7 @@ class FittedRatings:
             raise UsageError("the number of items to recommend must be at least 1")
         table = named(profile, self.schema)
         read = self.profiles(table)
-        parts = [self._ranked(read, rows, count, exclude_seen) for rows in _blocks(len(read))]
+        parts = [self._ranked(read, rows, count, exclude_seen) for rows in blocks(len(read))]
         empty = np.zeros(0, np.int64)
         who, rank, what = (np.concatenate([empty, *(p[i] for p in parts)]) for i in range(3))
         score = np.concatenate([np.zeros(0), *(p[3] for p in parts)])
@@ -112,5 +111,6 @@ class FittedRatings:
         return who + rows.start, rank + 1, order[who, rank], found[who, rank]
 
 
-def _blocks(count: int) -> Iterator[slice]:
+def blocks(count: int) -> Iterator[slice]:
+    """Consecutive places of so many persons, few enough to hold their scores of all items at once."""
     return (slice(start, min(start + _PERSONS, count)) for start in range(0, count, _PERSONS))

@@ -203,8 +203,9 @@ def ball_of(counts: Array, pixels: int, quantile: float) -> Ball:
     middle = reached(brightness, 0.5) + 0.5
     lower, upper = (reached(brightness, 0.5 + side * quantile / 2) for side in (-1, 1))
     apart = max(upper + 1 - middle, middle - lower) * top
-    radius = math.hypot(apart, (reached(contrast, quantile) + 1) * top / 2) / _NORM_BINS
-    return Ball(int(middle / _NORM_BINS * top), radius)
+    away = (reached(contrast, quantile) + 1) * top / 2
+    # a root, which is rounded alike on every machine: places read the same counts, each by itself
+    return Ball(int(middle / _NORM_BINS * top), math.sqrt(apart**2 + away**2) / _NORM_BINS)
 
 
 def _axes(run: Run, codes: Integers, shape: tuple[int, int]) -> tuple[Array, Array, Array]:

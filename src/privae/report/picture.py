@@ -128,7 +128,7 @@ def heats(images: NDArray[np.uint8], heat: Floats, names: Sequence[str], path: s
 
 
 def _glowing(gray: Floats, heat: Floats) -> Floats:
-    """An image [h, w, 3] under its heat [h, w], of which 1 covers half of it."""
+    """An image [h, w, 3] under its heat [h, w], of which 1 covers two thirds of it."""
     share = 0.65 * np.clip(np.abs(heat), 0.0, 1.0)[..., None]
     color = np.where(heat[..., None] > 0, (0.85, 0.1, 0.1), (0.1, 0.3, 0.85))
     return np.asarray((1 - share) * gray + share * color)

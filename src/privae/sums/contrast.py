@@ -1,7 +1,7 @@
 """Images as a few numbers: low frequencies as shares of an image's own contrast, and how much detail is left.
 
 A public transform of one record: it costs no privacy. Brightness and contrast, which tell devices and exposures apart
-rather than findings, are gone: of all that was measured for anomalies in chest images nothing was worth as much
+rather than findings, are gone: every model of pixels that was measured on chest images gained by it
 (docs/explain/detection.md).
 """
 
