@@ -94,6 +94,11 @@ CASES = {
         tables(p),
         {"schema": f.model_copy(update={"label": None})},
     ),
+    "detection with bought categories": lambda p, _, f: (
+        {"epsilon": 3.0, "rows": 600, "recipe": "detection"},
+        tables(p, "cook"),
+        {"schema": bought(f).model_copy(update={"label": None}), "coins": COINS},
+    ),
     "detection in images": lambda _, x, f: (
         {"epsilon": 3.0, "rows": 1500, "recipe": "detection"},
         images(x, labelled=False),

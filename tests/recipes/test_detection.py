@@ -24,6 +24,15 @@ COLUMNS = {
     "new": {"kind": "boolean"},
 }
 SCHEMA = Schema(columns=tuple(Column(name=name, **facts) for name, facts in COLUMNS.items()))
+BOUGHT = SCHEMA.model_copy(
+    update={
+        "columns": (
+            *SCHEMA.columns[:2],
+            Column(name="way", kind="category", categories="bought", missing=True),
+            SCHEMA.columns[3],
+        )
+    }
+)
 NUMBERS = SCHEMA.model_copy(update={"columns": SCHEMA.columns[:2]})
 
 
@@ -270,13 +279,6 @@ def test_a_column_of_gaps_alone_is_named_unless_gaps_are_declared():
     [
         (SCHEMA.model_copy(update={"label": "new"}), UsageError, "label 'new' takes no part"),
         (SCHEMA.model_copy(update={"columns": SCHEMA.columns[2:]}), UsageError, "needs a numeric column"),
-        (
-            SCHEMA.model_copy(
-                update={"columns": (*NUMBERS.columns, Column(name="w", kind="category", categories="bought"))}
-            ),
-            UsageError,
-            "categories of 'w' declared",
-        ),
         (SCHEMA.model_copy(update={"person": "who", "max_rows": 2}), PrivacyRefused, "person column"),
     ],
 )
@@ -300,6 +302,39 @@ def test_options_of_other_recipes_are_refused():
         vae(network=object()).plan()
     with pytest.raises(UsageError, match="recipe is one of auto, gradients, detection"):
         VAE(1.0, recipe="anomalies", schema=SCHEMA).plan()
+
+
+def test_categories_are_bought_by_the_phase_of_tables():
+    """Texts of many records come out and are scored by their shares; one of few counts like what has no cell."""
+    frame = shoppers(4000)
+    frame.loc[:2, "way"] = "barter"
+    model = fitted(frame, 4.0, BOUGHT)
+    assert [phase.name for phase in model.plan_.phases] == ["categories", "bounds", "moments"]
+    assert [phase.share for phase in model.plan_.phases] == pytest.approx([0.05, 0.475, 0.475])
+    assert model.plan_.phases[0].sensitivity == 1.0
+    assert 0 < model.plan_.delta_threshold < model.plan_.delta
+    assert model.guarantee.epsilon <= 4.0
+    assert model.fitted_.schema.kept[2].categories == ("card", "cash")
+    assert model.ledger.epsilon <= 4.0
+    common, rare, unseen = (
+        model.decision_function(one(way=way), "tail")[0] for way in ("card", "cash", "barter")
+    )
+    assert common < rare < unseen
+    assert set(model.sample(500, seed=0)["way"].dropna()) == {"card", "cash"}
+    assert model._twin()[1].hash == BOUGHT.hash
+
+
+def test_a_column_of_which_nothing_passes_has_one_cell():
+    frame = shoppers(3000).assign(way=[f"person {i}" for i in range(3000)])
+    model = fitted(frame, 1.0, BOUGHT)
+    assert model.fitted_.schema.kept[2].categories == ()
+    assert np.isfinite(model.decision_function(frame.head(20))).all()
+    assert "person 1" not in repr(model.fitted_.schema)
+
+
+def test_strict_is_not_combined_with_what_is_bought():
+    with pytest.raises(UsageError, match="not combined"):
+        vae(schema=BOUGHT, strict=True).plan()
 
 
 def test_strict_refuses_values_outside_the_schema():

@@ -33,6 +33,7 @@ from privae.fitted.anomalies import (
 from privae.models.scores import Basis, Cells, DetectionModel, Quantiles, Standard
 from privae.plan import Phase
 from privae.privacy.accountant import gaussian_mu
+from privae.recipes import table
 from privae.recipes.image import unpacked
 from privae.recipes.phases import Array, Budget, Draft, Run, statistics
 from privae.sums import contrast, moments, quantiles
@@ -80,7 +81,9 @@ def _draft(layout: Layout, budget: Budget, full: float, expected: tuple[float, f
             ),
         ),
         settings={},
-        rows_needed=lambda noisy: max(full * size / _mu(noisy), _FEWEST_PER_NOISE * noisy[0].mechanism().std),
+        rows_needed=lambda noisy: max(
+            full * size / _mu(noisy), _FEWEST_PER_NOISE * noisy[-2].mechanism().std
+        ),
         seconds=expected[0] + 7e-8 * rows * layout.grid.squared + 1e-9 * rows * size**2,
         megabytes=expected[1] + 6e-5 * rows * size + 5e-5 * layout.size,
         notes=(left_out,) if len(layout.sizes) else (),
@@ -88,10 +91,10 @@ def _draft(layout: Layout, budget: Budget, full: float, expected: tuple[float, f
 
 
 def _mu(phases: Sequence[Phase]) -> float:
-    """The budget as a Gaussian mechanism; infinite without noise."""
+    """What counts and moments, the last two phases, spend, as a Gaussian mechanism; infinite without noise."""
     if any(phase.noise_multiplier == 0 for phase in phases):
         return math.inf
-    return math.sqrt(math.fsum(phase.noise_multiplier**-2 for phase in phases))
+    return math.sqrt(math.fsum(phase.noise_multiplier**-2 for phase in phases[-2:]))
 
 
 def numbers_of_images(schema: ImageSchema, budget: Budget) -> int:
@@ -243,7 +246,10 @@ class DetectionRecipe:
         self.schema.check()
         self.schema.check_records()
         _check_closed_form(budget)
-        return _draft(reading_of(self.schema).layout, budget, FULL, (2.0, 500.0))
+        if budget.strict and self.schema.bought:
+            raise UsageError('strict asks for declared values; it is not combined with categories = "bought"')
+        drafted = _draft(reading_of(table.assumed(self.schema)).layout, budget, FULL, (2.0, 500.0))
+        return table.with_bought(drafted, self.schema)
 
     def check(self, data: pd.DataFrame, labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
         """With strict, refuse values outside the schema before anything is charged."""
@@ -253,9 +259,10 @@ class DetectionRecipe:
     def fit(self, run: Run, data: pd.DataFrame, labels: NDArray[Any] | None = None) -> FittedDetection:  # noqa: ARG002
         """Fit as the plan says. Errors: DataError when the released counts say that there is nothing to learn from."""
         _check_size(data)
-        reading = reading_of(self.schema)
-        records = records_of(data, self.schema, reading)
-        return FittedDetection(self.schema, _fitted(run, records, reading.layout, reading))
+        schema = table.buy_categories(run, data, self.schema) if self.schema.bought else self.schema
+        reading = reading_of(schema)
+        records = records_of(data, schema, reading)
+        return FittedDetection(schema, _fitted(run, records, reading.layout, reading))
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from privae.privacy.ledger import Ledger
 from privae.recipes import detection, gradients, image, ratings, table
 from privae.recipes.detection import DetectionRecipe, ImageDetectionRecipe
 from privae.recipes.gradients import Training
-from privae.recipes.phases import CATEGORIES, Budget, Draft, Run, statistics
+from privae.recipes.phases import Budget, Draft, Run
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,8 @@ class ImageRecipe:
         drafted = image.draft(shape, self.classes, budget)
         if self.schema.classes != "bought":
             return drafted
-        bought = statistics(CATEGORIES, table.CATEGORY_SHARE, 1.0, np.sqrt(2.0))
-        rest = [p.model_copy(update={"share": p.share * (1 - table.CATEGORY_SHARE)}) for p in drafted.phases]
         note = "labels are bought: declare them with --classes to spend nothing on them"
-        return Draft(**{**drafted.__dict__, "phases": (bought, *rest), "notes": (*drafted.notes, note)})
+        return replace(table.buying(drafted, 1), notes=(*drafted.notes, note))
 
     def check(self, data: NDArray[np.uint8], labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
         """Refuse, before anything is charged, labels that are absent or of another number than the images."""

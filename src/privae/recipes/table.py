@@ -8,7 +8,7 @@ sqrt(2 M) when one is replaced: guarantees.md rules 6 and 10. Counts are integer
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from privae.data.codec import Codec, text_codes
 from privae.data.schema import Schema
 from privae.errors import DataError, ResourceError
 from privae.models.priors import ProductMixture
-from privae.plan import Phase, Plan, Setting
+from privae.plan import Phase, Plan
 from privae.recipes.phases import CATEGORIES, Array, Budget, Draft, Released, Run, statistics
 from privae.sums.mixture import MixtureFit, MixtureSettings, fit_mixture
 from privae.sums.tree import clean_margins, column_totals
@@ -64,27 +64,43 @@ def draft(schema: Schema, budget: Budget) -> Draft:
     table_bytes = 8.0 * layout.classes * cells**2
     if table_bytes > _MOST_TABLE_BYTES:
         raise ResourceError("the schema has too many cells for pair tables; declare fewer bins or categories")
-    phases = [
-        statistics(TABLES, 1.0, math.sqrt(layout.pairs), math.sqrt(2), size=layout.classes * cells**2 // 2)
-    ]
-    if schema.bought:
-        l2 = math.sqrt(len(schema.bought))
-        bought = statistics(CATEGORIES, CATEGORY_SHARE, l2, math.sqrt(2), size=len(schema.bought))
-        phases = [bought, phases[0].model_copy(update={"share": 1.0 - CATEGORY_SHARE})]
+    size = layout.classes * cells**2 // 2
     rows = budget.rows or 100_000
-    return Draft(
+    drafted = Draft(
         recipe="table",
-        phases=tuple(phases),
-        settings={"split_by_label": layout.label is not None} | _bought(schema),
+        phases=(statistics(TABLES, 1.0, math.sqrt(layout.pairs), math.sqrt(2), size=size),),
+        settings={"split_by_label": layout.label is not None},
         rows_needed=lambda noisy: _rows_needed(layout, noisy[-1]),
         seconds=8.0 + 3e-9 * rows * cells * layout.classes + 2e-5 * cells**2 * layout.classes,
         megabytes=400 + 6 * table_bytes / 1e6,
     )
+    return with_bought(drafted, schema)
 
 
-def _bought(schema: Schema) -> dict[str, Setting]:
-    """Which columns' categories are bought, for whoever has the fitted schema alone; see `as_declared`."""
-    return {BOUGHT: json.dumps(schema.bought)} if schema.bought else {}
+def with_bought(drafted: Draft, schema: Schema) -> Draft:
+    """The draft, after a phase of 5 % of mu^2 that buys the categories which the schema leaves open, if it does.
+
+    The settings say which columns these are, for whoever has the fitted schema alone; see `as_declared`.
+    """
+    if not schema.bought:
+        return drafted
+    return replace(
+        buying(drafted, len(schema.bought)), settings=drafted.settings | {BOUGHT: json.dumps(schema.bought)}
+    )
+
+
+def buying(drafted: Draft, columns: int) -> Draft:
+    """The draft, after a phase that buys the texts of so many columns: a record fills one cell of each."""
+    bought = statistics(CATEGORIES, CATEGORY_SHARE, math.sqrt(columns), math.sqrt(2), size=columns)
+    rest = [p.model_copy(update={"share": p.share * (1 - CATEGORY_SHARE)}) for p in drafted.phases]
+    return replace(drafted, phases=(bought, *rest))
+
+
+def assumed(schema: Schema) -> Schema:
+    """The schema with made-up categories in the place of those that are to be bought: for estimates only."""
+    for name in schema.bought:
+        schema = schema.with_categories(name, [str(place) for place in range(_ASSUMED_CATEGORIES)])
+    return schema
 
 
 def as_declared(schema: Schema, plan: Plan) -> Schema:
