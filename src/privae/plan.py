@@ -18,7 +18,7 @@ from privae.privacy.guarantee import Guarantee
 from privae.privacy.mechanism import Event, Mechanism, for_gradients, for_sums
 from privae.privacy.noise import NoiseSource
 
-Recipe = Literal["table", "image", "ratings", "detection", "gradients", "evaluation"]
+Recipe = Literal["table", "image", "ratings", "series", "detection", "gradients", "evaluation"]
 Setting = int | float | str | bool | None
 
 MOST_NUMBERS = 2**36  # noise numbers a run may draw; the sampler's share of delta is charged for all of them

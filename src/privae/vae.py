@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from privae import files
 from privae.attacks.finding import Finding
-from privae.audit import persons
 from privae.audit.canaries import recount, trial
-from privae.audit.case import Own, case_of
+from privae.audit.case import Own
 from privae.audit.coins import Coins
-from privae.audit.suite import Audit, Level
+from privae.audit.suite import Audit, Level, case_of
 from privae.audit.suite import audit as run_audit
 from privae.data.images import ImageSchema
 from privae.data.schema import Schema
@@ -31,6 +30,7 @@ from privae.errors import ArtifactError, UsageError
 from privae.fitted.anomalies import heat_of, scores_of
 from privae.fitted.kinds import AnyFitted, Fitted
 from privae.fitted.ratings import FittedRatings
+from privae.fitted.series import FittedSeries
 from privae.plan import Plan, check_budget
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
@@ -68,7 +68,8 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     their divisor.
     recipe: "auto" (statistics first), "gradients" (the whole network by noisy clipped gradients), or "detection"
         (of tables and images: released quantiles and moments, for anomaly scores).
-    schema: Schema for a table, RatingSchema for ratings (here or in `fit`); images have one by their shape, `classes`.
+    schema: Schema for a table, RatingSchema for ratings, SeriesSchema for time series (here or in `fit`); images have
+        one by their shape, `classes`.
     classes: of images with labels: their number (labels "0", "1", ...), their names, or None to buy them.
     fidelity: train a residual decoder for images; None decides by epsilon. strict: refuse values outside the schema.
     training, network: sizes of, and a network for, recipe="gradients".
@@ -251,13 +252,10 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         plan, (twin, declared) = self.plan_, self._twin()
         named = self.network is not None or not plan.settings.get("own_network")
         recipe = twin._recipe(declared, plan)
-        again = self._again if named else None
-        rated = isinstance(self.fitted_, FittedRatings)
-        own = Own(self.fitted_, plan, recipe, None if rated else again, self.identity, self.federation_)
+        rows = not isinstance(self.fitted_, FittedRatings | FittedSeries)
+        again = self._again if named and rows else None
+        own = Own(self.fitted_, plan, recipe, again, self.identity, self.federation_)
         recipe.check(data, y, strict=False)
-        if rated:
-            case = persons.case_of(own, data, holdout, coins, seed)
-            return run_audit(case, level, self.canary_findings_, watch or Silent())
         if isinstance(schema, Schema) and holdout is not None:  # in any form that X and y may have
             x, labels = holdout if isinstance(holdout, tuple) else (holdout, None)
             holdout, _ = self._data(x, labels, schema)
@@ -347,7 +345,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         plan, (model, declared) = self.plan_, self._twin()
         agreed = plan if declared.hash == plan.schema_hash else None
         model.fit(data, labels, schema=declared, plan=agreed, coins=coins)
-        assert not isinstance(model.fitted_, FittedRatings)
+        assert not isinstance(model.fitted_, FittedRatings | FittedSeries)
         return model.fitted_, model.canary_findings_
 
     def _twin(self) -> tuple["VAE", Facts]:

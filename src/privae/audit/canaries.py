@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from privae.attacks.bounds import CONFIDENCE, corrected, guessed, guesses_about, one_run_bound, one_run_power
 from privae.attacks.finding import Attack, Channel, Finding, Text
-from privae.audit import persons
+from privae.audit import persons, units
 from privae.audit.coins import Coins
 from privae.audit.readings import deviation, joint, likely, moment_reading, of_detection
 from privae.data.codec import Codec
@@ -28,16 +28,19 @@ from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.data.values import widened
 from privae.errors import UsageError
-from privae.fitted.anomalies import FittedDetection, FittedImageDetection
+from privae.fitted.anomalies import Anomalies
 from privae.fitted.images import FittedImages
 from privae.fitted.kinds import AnyFitted
 from privae.fitted.ratings import FittedRatings
+from privae.fitted.series import FittedSeries
 from privae.fitted.table import FittedTable
 from privae.models.priors import ProductMixture
 from privae.models.table import TableModel, onehot
 from privae.plan import Plan
 from privae.recipes import detection, image, table
+from privae.recipes.modality import Facts
 from privae.recipes.phases import Released
+from privae.series.schema import SeriesSchema
 from privae.sums import moments
 from privae.training.launch import place
 
@@ -143,7 +146,7 @@ class Trial:
         ]
 
 
-def trial(coins: Coins | None, x: Any, y: Any, schema: Schema | ImageSchema | RatingSchema) -> Trial:  # noqa: ANN401
+def trial(coins: Coins | None, x: Any, y: Any, schema: Facts) -> Trial:  # noqa: ANN401
     """What a fit is fed under these coins: the records that take part, then the canaries that were planted.
 
     Guarantee: who takes part depends on the coins alone. For real records the promise of the fit is unchanged: canaries
@@ -156,8 +159,11 @@ def trial(coins: Coins | None, x: Any, y: Any, schema: Schema | ImageSchema | Ra
         raise UsageError("canaries are planted by one process; audit without them, or fit in one process")
     planted = coins.planted()
     rng = np.random.default_rng(coins.source("values").words(4).tolist())
-    if isinstance(schema, RatingSchema):
-        real, made, rows = persons.fed(coins, x, schema, rng)
+    if isinstance(schema, RatingSchema | SeriesSchema):
+        if isinstance(schema, RatingSchema):
+            real, made, rows = persons.fed(coins, x, schema, rng)
+        else:
+            real, made, rows = units.fed(coins, x, schema, rng)
         return Trial((_joined(real, made.loc[rows]), None), (real, None), Canaries(made, None, planted))
     present = coins.taking_part(x)
     if isinstance(schema, Schema):
@@ -269,7 +275,7 @@ def _reading(canaries: Canaries, fit: _Fit) -> Floats | None:
         return persons.reading(fit.plan, fit.fitted, fit.transcript, (fit.data, canaries.data))
     if isinstance(fit.fitted, FittedTable) and table.TABLES in fit.transcript:
         return _read_tables(canaries, fit, fit.fitted)
-    if isinstance(fit.fitted, FittedDetection | FittedImageDetection) and detection.MOMENTS in fit.transcript:
+    if isinstance(fit.fitted, Anomalies) and detection.MOMENTS in fit.transcript:
         return of_detection(fit.plan, fit.fitted, fit.transcript, (fit.data, canaries.data))
     if isinstance(fit.fitted, FittedImages) and image.AXES in fit.transcript:
         return _read_images(canaries, fit, fit.fitted)
@@ -292,13 +298,16 @@ def _categories(canaries: Canaries, fit: _Fit) -> Floats | None:
     if not canaries.texts:
         return None
     schema = fit.fitted.schema
-    assert not isinstance(schema, RatingSchema)
+    assert not isinstance(schema, RatingSchema | SeriesSchema)
     columns = [c.texts for c in schema.kept] if isinstance(schema, Schema) else [schema.classes or ()]
     known = {text for texts in columns for text in texts}
     return np.array([text in known for text in canaries.texts], dtype=np.float64)
 
 
 def _loss(canaries: Canaries, fit: _Fit) -> Floats:
+    if isinstance(fit.fitted, FittedSeries):
+        attacked = units.Attacked(fit.fitted)
+        return attacked.score(attacked.rows(canaries.data))
     return fit.fitted.score(canaries.data)
 
 

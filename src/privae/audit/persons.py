@@ -102,10 +102,10 @@ def case_of(own: Own, data: pd.DataFrame, holdout: Any, coins: Coins | None, see
         raise DataError("the data hold no persons; give those that the model was fitted to")
     present, part = taking_part(coins, read.persons), coins.kept_out if coins is not None else 0.0
     origin: Origin | None = None if holdout is None else "given"
-    seen, others = _by_lot(len(read), seed), None
+    seen, others = by_lot(len(read), seed), None
     if holdout is not None:
         others = _others(holdout, schema, read.persons, own.fitted.items)
-        others = others[np.flatnonzero(_by_lot(others.shape[0], seed + 1))]
+        others = others[np.flatnonzero(by_lot(others.shape[0], seed + 1))]
     elif part:
         origin, others = "split", read.likes[np.flatnonzero(seen & ~present)]
     members = model.rows(read.likes[np.flatnonzero(seen & present)])
@@ -128,7 +128,7 @@ def case_of(own: Own, data: pd.DataFrame, holdout: Any, coins: Coins | None, see
     return Case(world, own, origin=origin)
 
 
-def _by_lot(count: int, seed: int) -> Bools:
+def by_lot(count: int, seed: int) -> Bools:
     """Which of so many persons are looked at: independent of one another, and of who took part."""
     chosen: Bools = np.random.default_rng(seed).random(count) < _MOST / max(count, 1)
     return chosen

@@ -13,10 +13,10 @@ from scipy import sparse
 
 from privae.fitted.anomalies import Anomalies
 from privae.plan import Plan
-from privae.recipes.detection import MOMENTS, QUANTILES
+from privae.recipes.detection import MOMENTS, QUANTILES, Records, totals_of
 from privae.recipes.image import unpacked
 from privae.recipes.phases import Released
-from privae.sums import moments
+from privae.sums import moments, units
 from privae.sums.standard import clipped_codes
 
 Floats = NDArray[np.float64]
@@ -49,38 +49,56 @@ def moment_reading(
 ) -> Reading:
     """What every canary reads of one phase of moments, the overlaps, and the noise, in weighted units."""
     real, mine = codes
+    known = [moments.sums(real[classes[0] == c]).astype(np.float64) for c in range(len(released))]
+    rest = [moments.unpack(sums, real.shape[1]) for sums in known]
+    return _of_moments(released, rest, (mine, classes[1]), noise)
+
+
+def _of_moments(
+    released: list[moments.Moments], rest: list[moments.Moments], canaries: tuple[Integers, Integers], noise: float
+) -> Reading:
+    """rest: moments of the real records of each class; canaries: their codes and classes."""
+    mine, classes = canaries
     unit = mine / moments.BOUND
     reads = np.zeros(len(mine))
-    for c, group in enumerate(released):
-        known = moments.unpack(moments.sums(real[classes[0] == c]).astype(np.float64), real.shape[1])
-        chosen = classes[1] == c
+    for c, (group, known) in enumerate(zip(released, rest, strict=True)):
+        chosen = classes == c
         z = unit[chosen]
         second = (group.second - known.second) / float(moments.BOUND) ** 2
         first = (group.first - known.first) / moments.BOUND
         reads[chosen] = ((z @ second) * z).sum(1) + z @ first / 4 + (group.count - known.count) / 100
     inner = unit @ unit.T
-    same = classes[1][:, None] == classes[1]
+    same = classes[:, None] == classes
     return reads, np.where(same, inner**2 + inner / 4 + 1 / 100, 0.0), noise
 
 
 def of_detection(
     plan: Plan, fitted: Anomalies, transcript: Mapping[str, Released], records: tuple[Any, Any]
-) -> Floats:
-    """Both phases of anomaly detection at once. records: the real ones, and the canaries."""
-    layout = fitted.layout
-    (known, codes), (mine, own) = map(fitted.records, records)
-    left = transcript[QUANTILES][0] - layout.counts(known, codes)
-    rows = (layout.counts(value[None], cell[None]) for value, cell in zip(mine, own, strict=True))
-    ones = sparse.vstack([sparse.csr_array(row[None].astype(np.float64)) for row in rows], format="csr")
-    group = [np.zeros(len(part), np.int64) for part in (known, mine)]
-    clipped = [clipped_codes(part, fitted.model.standard) for part in (known, mine)]
-    released = unpacked(transcript[MOMENTS], len(layout.grid))
-    return joint(
-        [
-            (ones @ left, (ones @ ones.T).toarray(), deviation(plan, QUANTILES)),
-            moment_reading(released, clipped, group, deviation(plan, MOMENTS)),
-        ]
-    )
+) -> Floats | None:
+    """Both phases of anomaly detection at once. records: the real ones, and the canaries.
+
+    None where a canary is more than one record: a unit whose windows overlap.
+    """
+    known, mine = (Records(*fitted.grouped(data)) for data in records)
+    if mine.unit is not None and len(np.unique(mine.unit)) < len(mine.unit):
+        return None
+    parts = []
+    if QUANTILES in transcript:
+        layout = fitted.counted_in(plan)
+        total, whole = totals_of(known, layout)
+        left = (transcript[QUANTILES][0] - total) / whole
+        pairs = zip(mine.values, mine.codes, strict=True)
+        rows = (layout.counts(value[None], cell[None]) for value, cell in pairs)
+        ones = sparse.vstack([sparse.csr_array(row[None].astype(np.float64)) for row in rows], format="csr")
+        parts.append((ones @ left, (ones @ ones.T).toarray(), deviation(plan, QUANTILES)))
+    codes = [clipped_codes(part.values, fitted.model.standard) for part in (known, mine)]
+    own = moments.sums(codes[0]) if known.unit is None else units.sums(codes[0], known.unit)
+    size = codes[0].shape[1]
+    released = unpacked(transcript[MOMENTS], size)[0]
+    rest = moments.unpack(own.astype(np.float64), size)
+    group = np.zeros(len(codes[1]), np.int64)
+    noise = deviation(plan, MOMENTS)
+    return joint([*parts, _of_moments([released], [rest], (codes[1], group), noise)])
 
 
 def deviation(plan: Plan, name: str) -> float:

@@ -14,10 +14,13 @@ from privae.attacks import copies, inversion, linkage, membership, reference, tr
 from privae.attacks.bounds import CONFIDENCE
 from privae.attacks.finding import Attack, Channel, Finding, Language, Skipped
 from privae.attacks.world import World
-from privae.audit import canaries, game
-from privae.audit.case import REHEARSAL, Case, images_of, joined_to, odd_one_out
+from privae.audit import canaries, game, persons, units
+from privae.audit.case import REHEARSAL, Case, Own, images_of, joined_to, odd_one_out
+from privae.audit.case import case_of as of_records
+from privae.audit.coins import Coins
 from privae.errors import DataError, UsageError
 from privae.fitted.ratings import FittedRatings
+from privae.fitted.series import FittedSeries
 from privae.privacy.noise import NoiseSource
 from privae.training.watch import Silent, Watch
 
@@ -102,6 +105,15 @@ class Audit:
         }
 
 
+def case_of(own: Own, data: tuple[Any, Any], holdout: Any, coins: Coins | None, seed: int) -> Case:  # noqa: ANN401
+    """The case of a model of ours: of a table or images record by record, of ratings and series unit by unit."""
+    if isinstance(own.fitted, FittedRatings):
+        return persons.case_of(own, data[0], holdout, coins, seed)
+    if isinstance(own.fitted, FittedSeries):
+        return units.case_of(own, data[0], holdout, coins, seed)
+    return of_records(own, data, holdout, coins, seed)
+
+
 def audit(case: Case, level: Level = "quick", known: Sequence[Finding] = (), watch: Watch = _SILENT) -> Audit:
     """Run every attack of a level; `known` are findings about the canaries that the fit planted.
 
@@ -175,8 +187,8 @@ _NEEDS: dict[str, tuple[Callable[[Case], bool], dict[Language, str]]] = {
         },
     ),
     "rows": (
-        lambda case: case.own is not None and not isinstance(case.own.fitted, FittedRatings),
-        {"en": "is for tables and images; these are ratings", "zh": "仅适用于表格和图像，此处为评分数据"},
+        lambda case: case.own is not None and not isinstance(case.own.fitted, FittedRatings | FittedSeries),
+        {"en": "is for tables and images alone", "zh": "仅适用于表格和图像"},
     ),
     "plan": (
         lambda case: (
@@ -227,7 +239,7 @@ def _drawing(attack: Callable[[World, float, np.random.Generator], Result]) -> A
 
 def _inverted(case: Case, confidence: float, watch: Watch) -> Result:  # noqa: ARG001
     assert case.own is not None
-    assert not isinstance(case.own.fitted, FittedRatings)
+    assert not isinstance(case.own.fitted, FittedRatings | FittedSeries)
     data, seed = case.world.members, case.world.seed
     records = data if isinstance(data, pd.DataFrame) else images_of(data)
     return inversion.of_model(
@@ -239,7 +251,7 @@ def _overheard(case: Case, confidence: float, watch: Watch) -> Result:  # noqa: 
     """What the coordinator of a study could read off a site's messages."""
     assert case.own is not None
     data, own = case.world.members, case.own
-    assert not isinstance(own.fitted, FittedRatings)
+    assert not isinstance(own.fitted, FittedRatings | FittedSeries)
     records = data if isinstance(data, pd.DataFrame) else images_of(data)
     facts, seed = own.federation, case.world.seed
     return transcripts.of_model(

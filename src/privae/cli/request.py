@@ -11,17 +11,19 @@ import numpy as np
 
 from privae import files
 from privae.data.images import read_images
-from privae.data.ratings import RatingSchema, read_schema
+from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.data.tables import read_header, read_table
 from privae.errors import DataError, PrivaeError, ResourceError, UsageError
 from privae.evaluate import released
 from privae.federated.study import declared
 from privae.fitted.ratings import FittedRatings
+from privae.fitted.series import FittedSeries
 from privae.models.networks import Activation
 from privae.plan import Plan
 from privae.recipes.gradients import Training
 from privae.recipes.modality import Facts, image_schema, name_of
+from privae.series.schema import SeriesSchema, read_schema
 from privae.training.books import check_checkpoint
 from privae.training.launch import place
 from privae.training.loop import Local
@@ -168,7 +170,7 @@ def read_alike(path: Path | None, other: Path, facts: Facts | None = None) -> An
     if is_images(path) != is_images(other):
         raise UsageError(f"{path.name} and {other.name} are not of one kind: tables, or images in .npz files")
     x, y = read(path)
-    if isinstance(facts, Schema | RatingSchema):
+    if isinstance(facts, Schema | RatingSchema | SeriesSchema):
         facts.ordered([str(name) for name in x.columns], path.name)
     elif facts is not None and x.shape[1:] != (facts.height, facts.width):
         raise DataError(
@@ -276,12 +278,14 @@ def load(path: Path) -> VAE:
     return VAE.load(path)
 
 
-def names_of(model: VAE, data: Any) -> tuple[str, Any]:  # noqa: ANN401  records
-    """How records are named, and the names: rows by their number from 1, persons as the table names them."""
+def names_of(model: VAE, data: Any) -> dict[str, Any]:  # noqa: ANN401  records
+    """How records are named, by column: rows by their number from 1, persons and windows as the table names them."""
     fitted = model.fitted_
     if isinstance(fitted, FittedRatings):
-        return fitted.schema.person, fitted.persons(data)
-    return "row", range(1, len(data) + 1)
+        return {fitted.schema.person: fitted.persons(data)}
+    if isinstance(fitted, FittedSeries):
+        return {str(name): column for name, column in fitted.names(data).items()}
+    return {"row": range(1, len(data) + 1)}
 
 
 def check_kind(model: VAE, path: Path, does: str) -> None:

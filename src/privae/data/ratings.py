@@ -18,7 +18,6 @@ from scipy.sparse import csr_array
 from privae import files
 from privae.data.column import FROZEN
 from privae.data.schema import (
-    Schema,
     known_keys,
     loaded,
     parsed,
@@ -124,16 +123,6 @@ class RatingSchema(BaseModel):
     def with_items(self, names: Sequence[str]) -> Self:
         """The schema after its catalogue was bought; sorted, so that no order leaks."""
         return self.model_copy(update={"items": tuple(sorted(set(names)))})
-
-
-def read_schema(path: str | Path) -> Schema | RatingSchema:
-    """The schema in a TOML file: of ratings if it has the section [ratings], else of a table. Errors: UsageError."""
-    text = text_of(path)
-    try:
-        of_ratings = "ratings" in parsed(text)
-    except UsageError:
-        of_ratings = False  # `Schema.loads` says what is wrong
-    return loaded(RatingSchema, path, text) if of_ratings else loaded(Schema, path, text)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from privae import files
 from privae.ckks.bits import parameters_for
 from privae.data.images import ImageSchema
-from privae.data.ratings import RatingSchema, read_schema
+from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.errors import PrivacyRefused, UsageError
 from privae.evaluate import released
@@ -353,8 +353,8 @@ class Terms(BaseModel):
         if content is not None:
             return released.load_members(content, str(self.model)).schema
         found = declared(self.folder / str(self.schema_file))
-        if isinstance(found, RatingSchema):
-            raise UsageError("ratings are fitted at one place so far; a study takes tables and images")
+        if isinstance(found, RatingSchema | SeriesSchema):
+            raise UsageError("ratings and series are fitted at one place so far; a study takes tables and images")
         return found
 
     def study(self, publics: Mapping[str, str], coordinator: str) -> Study:

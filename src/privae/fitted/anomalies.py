@@ -17,6 +17,7 @@ from privae.fitted.images import FittedImages
 from privae.fitted.table import FittedTable
 from privae.fitted.tensors import Floats
 from privae.models.scores import SCORES, Basis, DetectionModel
+from privae.plan import Plan
 from privae.sums import contrast, quantiles
 from privae.sums.quantiles import Layout
 
@@ -86,10 +87,18 @@ class Anomalies:
         """Numbers [n, d] and category codes [n, c] of records."""
         raise NotImplementedError
 
+    def grouped(self, data: Any) -> tuple[Floats, Integers, Integers | None]:  # noqa: ANN401
+        """`records`, and whose each is, where a unit has several."""
+        return (*self.records(data), None)
+
     @property
     def layout(self) -> Layout:
         """Where records were counted."""
         raise NotImplementedError
+
+    def counted_in(self, plan: Plan) -> Layout:  # noqa: ARG002
+        """Where records were counted, as far as the plan decides it."""
+        return self.layout
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -142,8 +151,8 @@ class FittedDetection(Anomalies, FittedTable):
         known = reading.layout.sizes - 1  # the last cell holds what the schema has none for
         codes[:, reading.others] = np.where(drawn < known, drawn, -1)
         frame = self.codec.decode(codes, rng)
-        shown = {c.name: _shown(c, values[:, i]) for i, c in enumerate(reading.numeric)}
-        return frame.assign(**shown)
+        told = {c.name: shown(c, values[:, i]) for i, c in enumerate(reading.numeric)}
+        return frame.assign(**told)
 
     def sampled_scores(self, count: int, data: pd.DataFrame) -> Floats:  # noqa: ARG002
         """Scores of the model's own samples."""
@@ -242,7 +251,7 @@ def _bounds(column: Column) -> tuple[float, float]:
     return column.bounds if column.bounds is not None else (edges[0], edges[-1])
 
 
-def _shown(column: Column, values: Floats) -> Any:  # noqa: ANN401  a pandas array of whichever kind
+def shown(column: Column, values: Floats) -> Any:  # noqa: ANN401  a pandas array of whichever kind
     """Values as multiples of the column's step, in its dtype, with gaps where they are NaN."""
     bins, gaps = column.numeric_bins, np.isnan(values)
     whole = np.where(gaps, bins.edges[0], values)

@@ -4,6 +4,7 @@ from privae.errors import UsageError
 from privae.fitted.anomalies import Anomalies, FittedDetection, FittedImageDetection
 from privae.fitted.images import FittedImages
 from privae.fitted.ratings import FittedRatings
+from privae.fitted.series import FittedSeries
 from privae.fitted.table import FittedTable
 from privae.models.image import ImageModel
 from privae.models.latent import LatentModel
@@ -13,7 +14,7 @@ from privae.models.table import TableModel
 
 Fitted = FittedTable | FittedImages | FittedDetection | FittedImageDetection
 """A fitted model together with the public schema that its records are read by."""
-AnyFitted = Fitted | FittedRatings
+AnyFitted = Fitted | FittedRatings | FittedSeries
 
 
 def belongs(fitted: AnyFitted) -> bool:

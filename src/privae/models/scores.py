@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from privae.errors import UsageError
@@ -101,6 +101,8 @@ class DetectionModel:
     Shapes: mean [d] and covariance [d, d] of soft-limited standardized values. floor: least eigenvalue. least: the
     smallest share that noise and the number of records let one tell from none. known: the share of the covariances
     between columns that stood out from the known noise. basis: what carries the distance; "public" reads no release.
+    given: how many of the numbers, the last ones, are what the others are judged by (an hour, say): scores are of the
+    others, given these.
     """
 
     quantiles: Quantiles
@@ -112,6 +114,7 @@ class DetectionModel:
     least: float
     known: float
     basis: Basis
+    given: int = 0
 
     def scores(self, values: Array, codes: Integers) -> dict[str, Array]:
         """Every score of records, higher is stranger: values [n, d] (NaN: a gap), codes [n, c] -> [n] each.
@@ -122,9 +125,10 @@ class DetectionModel:
         """
         if self.basis == "public":
             return dict.fromkeys(SCORES, self._public(values))
-        codes_of = self.standard.codes(values)
-        squared = ((codes_of - self.mean) ** 2 / np.maximum(np.diagonal(self.covariance), self.floor)).sum(1)
-        distance = squared if self.basis == "diagonal" else (self.embed(values) ** 2).sum(1)
+        codes_of, own = self.standard.codes(values), len(self.mean) - self.given
+        parts = (codes_of - self.mean) ** 2 / np.maximum(np.diagonal(self.covariance), self.floor)
+        squared = parts[:, :own].sum(1)
+        distance = squared if self.basis == "diagonal" else self._distance(values)
         tail = self._tails(values, codes_of) + self.cells.surprise(codes, self.least)
         combined = np.log(distance + _LEAST) + 2 * np.log(tail + _LEAST)
         return dict(zip(SCORES, (combined, distance, squared, tail), strict=True))
@@ -139,25 +143,50 @@ class DetectionModel:
         Shapes: [n, d] -> [n, d] each, in the values' own units and in one over these. Their product sums over a
         record to its Mahalanobis score. Errors: UsageError where the basis is "public".
         """
+        self.check_told()
+        difference, own = self.standard.codes(values) - self.mean, len(self.mean) - self.given
+        inside = difference[:, :own] - difference[:, own:] @ self._explained(self.raised)
+        weight = inside @ (self._whitening @ self._whitening.T)[:own, :own]
+        spread = self.standard.spread[:own]
+        return inside * spread, weight / spread
+
+    def check_told(self) -> None:
+        """Raise UsageError where the scores read the bounds alone."""
         if self.basis == "public":
             raise UsageError(
                 "the noise hid where records lie: there is nothing to show but the public bounds"
             )
-        difference = self.standard.codes(values) - self.mean
-        weight = difference @ self._whitening @ self._whitening.T
-        return difference * self.standard.spread, weight / self.standard.spread
 
-    def sample(self, count: int, rng: np.random.Generator) -> tuple[Array, Integers]:
+    def sample(
+        self, count: int, rng: np.random.Generator, given: Array | None = None
+    ) -> tuple[Array, Integers]:
         """Values [count, d] and codes [count, c] of new records.
 
         Values have the released distribution functions and the correlations of a Gaussian copula; gaps and codes are
-        drawn each column by itself.
+        drawn each column by itself. given: the last values of each, [count, given]; drawn, too, without them.
         """
-        factor = np.linalg.cholesky(self._correlation)
-        shares = ndtr(rng.standard_normal((count, len(self.mean))) @ factor.T)
-        values = self.quantiles.at(shares)
+        wide = self._correlation
+        normal = rng.standard_normal((count, len(self.mean)))
+        if given is None or not self.given:
+            values = self.quantiles.at(ndtr(normal @ np.linalg.cholesky(wide).T))
+        else:
+            values = self._drawn_given(normal, given, wide)
         values[rng.random(values.shape) < self.quantiles.gaps] = np.nan
         return values, self.cells.draw(count, rng)
+
+    def normal_given(self, given: Array) -> tuple[Array, Array]:
+        """The Gaussian of the other values, given the last ones: means [n, d - given] and one covariance.
+
+        In the values' own units, as if none lay beyond the soft limit. Errors: UsageError where the basis is "public".
+        """
+        self.check_told()
+        own, spread = len(self.mean) - self.given, self.standard.spread
+        wide = np.concatenate([np.zeros((len(given), own)), given], 1)
+        told = (self.standard.codes(wide) - self.mean)[:, own:]
+        explained = self._explained(self.raised)
+        center = self.mean[:own] + told @ explained
+        rest = self.raised[:own, :own] - self.raised[:own, own:] @ explained
+        return center * spread[:own] + self.standard.center[:own], rest * np.outer(spread[:own], spread[:own])
 
     def state(self) -> dict[str, Tensor]:
         """Everything released, by name."""
@@ -167,7 +196,8 @@ class DetectionModel:
 
     def config(self) -> dict[str, Any]:
         """Everything that `load` needs besides the state."""
-        return {name: getattr(self, name) for name in ("floor", "least", "known", "basis")}
+        more = {"given": self.given} if self.given else {}
+        return {name: getattr(self, name) for name in ("floor", "least", "known", "basis")} | more
 
     @classmethod
     def load(cls, config: dict[str, Any], state: dict[str, Tensor]) -> "DetectionModel":
@@ -179,7 +209,7 @@ class DetectionModel:
         }
         own |= {name: arrays[name] for name in ("mean", "covariance")}
         own |= {name: float(config[name]) for name in ("floor", "least", "known")}
-        model = cls(**own, basis=config["basis"])
+        model = cls(**own, basis=config["basis"], given=int(config.get("given", 0)))
         if not _sound(model):
             raise ValueError("an anomaly model of shapes or numbers that no fit gives")
         return model
@@ -194,26 +224,55 @@ class DetectionModel:
         return np.asarray(vectors / np.sqrt(np.maximum(values, self.floor)))
 
     @cached_property
+    def raised(self) -> Array:
+        """The covariance of the Mahalanobis score, in standardized units: [d, d]."""
+        inverse = np.linalg.inv(self._whitening)
+        return np.asarray(inverse.T @ inverse)
+
+    @cached_property
     def _correlation(self) -> Array:
         if self.basis != "covariance":
             return np.eye(len(self.mean))
-        inverse = np.linalg.inv(self._whitening)
-        raised = inverse.T @ inverse
-        spread = np.sqrt(np.diagonal(raised))
-        return np.asarray(raised / spread / spread[:, None])
+        spread = np.sqrt(np.diagonal(self.raised))
+        return np.asarray(self.raised / spread / spread[:, None])
+
+    def _explained(self, matrix: Array) -> Array:
+        """Regression of the other values on those given, under a covariance: [given, d - given]."""
+        own = len(matrix) - self.given
+        return np.linalg.solve(matrix[own:, own:], matrix[own:, :own])
+
+    def _distance(self, values: Array) -> Array:
+        """Squared Mahalanobis distance of the other values, given the last ones: that of all less that of these."""
+        whole = self.embed(values)
+        squared = (whole**2).sum(1)
+        if not self.given:
+            return np.asarray(squared)
+        own = len(self.mean) - self.given
+        told = (self.standard.codes(values) - self.mean)[:, own:]
+        return np.maximum(squared - (told * np.linalg.solve(self.raised[own:, own:], told.T).T).sum(1), 0.0)
+
+    def _drawn_given(self, normal: Array, given: Array, wide: Array) -> Array:
+        own = len(self.mean) - self.given
+        padded = np.concatenate([np.zeros((len(given), own)), given], 1)
+        told = ndtri(np.clip(self.quantiles.below(padded), 1e-4, 1 - 1e-4))[:, own:]
+        explained = self._explained(wide)
+        rest = wide[:own, :own] - wide[:own, own:] @ explained
+        drawn = told @ explained + normal[:, :own] @ np.linalg.cholesky(rest).T
+        return np.concatenate([self.quantiles.at(ndtr(np.pad(drawn, ((0, 0), (0, self.given)))))[:, :own], given], 1)
 
     def _tails(self, values: Array, codes: Array) -> Array:
         """Sum of -log tail shares; beyond what was told from none, a share falls with the standardized distance."""
+        own = len(self.mean) - self.given
         below = self.quantiles.below(values)
         share = np.minimum(below, 1.0 - below) + self.least * np.exp(-np.abs(codes))
         shares = np.where(np.isnan(values), self.quantiles.gaps + self.least, share)
-        return np.asarray(-np.log(np.clip(shares, 1e-300, 1.0)).sum(1))
+        return np.asarray(-np.log(np.clip(shares, 1e-300, 1.0))[:, :own].sum(1))
 
     def _public(self, values: Array) -> Array:
         bounds = self.quantiles
         half = bounds.width / 2
         public = replace(self.standard, center=bounds.low + half, spread=half)
-        return np.asarray((public.codes(values) ** 2).sum(1))
+        return np.asarray((public.codes(values) ** 2)[:, : len(self.mean) - self.given].sum(1))
 
 
 _KINDS: dict[str, Any] = {"quantiles": Quantiles, "standard": Standard, "cells": Cells}
@@ -257,4 +316,5 @@ def _sound(model: DetectionModel) -> bool:
         and bool((quantiles.gaps >= 0).all() and (quantiles.gaps <= 1).all())
         and all(map(math.isfinite, (model.floor, model.least, model.known)))
         and model.basis in ("covariance", "diagonal", "public")
+        and 0 <= model.given < size
     )

@@ -8,8 +8,9 @@ in the tail score. Every sum is exact in integers (guarantees.md rules 1, 7, 8 a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from privae.privacy.accountant import gaussian_mu
 from privae.recipes import table
 from privae.recipes.image import unpacked
 from privae.recipes.phases import Array, Budget, Draft, Run, statistics
-from privae.sums import contrast, moments, quantiles
+from privae.sums import contrast, moments, quantiles, units
 from privae.sums.moments import Integers
 from privae.sums.quantiles import Grid, Layout
 from privae.sums.standard import agreed_standard, clipped_codes, shrunk, standard_of
@@ -56,10 +57,29 @@ _FEWEST_NUMBERS, _MOST_NUMBERS, _USUAL_NUMBERS = 8, 36, 16  # of an image
 _TO_SPARE = 1.6  # how many times too many rows may be declared before fewer numbers would have been better
 
 
-def _draft(layout: Layout, budget: Budget, full: float, expected: tuple[float, float]) -> Draft:
+@dataclass(frozen=True)
+class Records:
+    """What is read of records: numbers [n, d], NaN for a gap, and category codes [n, c], -1 where there is no cell.
+
+    unit: whose each record is, [n] not decreasing, where a unit has several; see `sums.units`. None: each is its own.
+    """
+
+    values: Array
+    codes: Integers
+    unit: Integers | None = None
+
+
+def drafted(
+    layout: Layout,
+    budget: Budget,
+    full: float,
+    expected: tuple[float, float],
+    replace_ratio: float = moments.REPLACE_RATIO,
+) -> Draft:
     """The phases of a fit, before their noise is known.
 
     full: n mu / d from which covariances are trusted. expected: seconds and megabytes besides those of the sums.
+    replace_ratio: of moments; that of `sums.units` where a unit has several records.
     """
     size, rows = len(layout.grid), budget.rows or 10_000
     if layout.size + size**2 > _MOST_CELLS:
@@ -76,7 +96,7 @@ def _draft(layout: Layout, budget: Budget, full: float, expected: tuple[float, f
                 MOMENTS,
                 shares[1],
                 moments.SENSITIVITY,
-                moments.REPLACE_RATIO,
+                replace_ratio,
                 size=len(moments.weights(size)[0]),
             ),
         ),
@@ -119,14 +139,14 @@ class Counted:
     noise: float
 
 
-def counted(run: Run, values: Array, codes: Integers, layout: Layout) -> Counted:
+def counted(run: Run, records: Records, layout: Layout) -> Counted:
     """The counts of every tree and category column, released at once, and what is read from them.
 
-    Shapes: values [n, d], codes [n, c], -1 where there is no cell.
     Errors: DataError when the *released* counts say that there is next to nothing to learn from.
     """
     run.watch.phase(QUANTILES, 1)
-    released = run.release(QUANTILES, [(layout.counts(values, codes), 1.0)])[0]
+    total, whole = totals_of(records, layout)
+    released = run.release(QUANTILES, [(total, 1.0 / whole)])[0] / whole
     run.watch.advance(1)
     deviation = run.deviation(QUANTILES)
     trees, cells = np.split(released, [layout.grid.size])
@@ -147,29 +167,44 @@ def counted(run: Run, values: Array, codes: Integers, layout: Layout) -> Counted
     )
 
 
+def totals_of(records: Records, layout: Layout) -> tuple[Integers, int]:
+    """The counts of records or, as shares of their units, of windows; and what one unit counts in them."""
+    if records.unit is None:
+        return layout.counts(records.values, records.codes), 1
+    return units.counts(records.values, records.codes, records.unit, layout), units.WHOLE
+
+
 def _shares(cells: Array, sizes: Integers, records: float, least: float) -> Cells:
     """Shares of the category cells that stand out from the noise; the others have none."""
     return Cells(sizes, np.where(cells > max(least, 0.0), cells, 0.0) / records)
 
 
-def released_moments(run: Run, codes: Integers) -> moments.Moments:
-    """Noisy moments of clipped codes [n, d], in their units."""
+def released_moments(run: Run, codes: Integers, unit: Integers | None = None) -> moments.Moments:
+    """Noisy moments of clipped codes [n, d], in their units; of the means of units, where these have several."""
     run.watch.phase(MOMENTS, 1)
     size = codes.shape[1]
     weight, _, _ = moments.weights(size)
-    total = moments.sums(codes)[None]
+    total = (moments.sums(codes) if unit is None else units.sums(codes, unit))[None]
     values, block = np.unique(weight, return_inverse=True)
     released = run.release(MOMENTS, [(total[:, block == b], float(w)) for b, w in enumerate(values)])
     run.watch.advance(1)
     return unpacked(released, size)[0]
 
 
+@dataclass(frozen=True)
+class Trust:
+    """How far covariances are trusted: from which n mu / d on, and how far noise raises their least eigenvalue."""
+
+    full: float = FULL
+    floor: float = 1.0
+
+
 def model_of(
-    run: Run, counts: Counted, standard: Standard, found: moments.Moments, full: float = FULL
+    run: Run, counts: Counted, standard: Standard, found: moments.Moments, trust: Trust = Trust()
 ) -> DetectionModel:
     """The model that follows from the releases and the known noise (guarantees.md rule 20)."""
-    spread = shrunk(found, counts.records, run.deviation(MOMENTS))
-    basis = basis_of(counts.records * _mu(run.plan.phases) / len(standard.center), full)
+    spread = shrunk(found, counts.records, run.deviation(MOMENTS), trust.floor)
+    basis = basis_of(counts.records * _mu(run.plan.phases) / len(standard.center), trust.full)
     return DetectionModel(
         counts.quantiles,
         standard,
@@ -188,29 +223,33 @@ def basis_of(signal: float, full: float = FULL) -> Basis:
     return "covariance" if signal >= full else "diagonal" if signal >= SOME else "public"
 
 
-def _fitted(
-    run: Run, records: tuple[Array, Integers], layout: Layout, named: Reading | None = None
+def fitted(
+    run: Run,
+    records: Records,
+    layout: Layout,
+    trust: Trust = Trust(),
+    told: Callable[[Counted], Counted] = lambda counts: counts,
 ) -> DetectionModel:
-    """The model of records, numbers [n, d] and codes [n, c]. named: what is read of a table.
+    """The model of records. told: looks at what the counts say, and may refuse it.
 
     Errors: DataError when the released counts say that there is nothing to learn from.
     """
-    values, codes = records
-    counts = counted(run, values, codes, layout)
-    if named is None:  # no image has gaps
-        told = counts.quantiles
-        counts = replace(counts, quantiles=replace(told, gaps=np.zeros_like(told.gaps)))
-    else:
-        _check_told(counts, named)
+    counts = told(counted(run, records, layout))
     standard = _agreed(run, counts.quantiles, layout.grid)
-    found = released_moments(run, clipped_codes(values, standard))
-    model = model_of(run, counts, standard, found, FULL_OF_IMAGES if named is None else FULL)
+    found = released_moments(run, clipped_codes(records.values, standard), records.unit)
+    model = model_of(run, counts, standard, found, trust)
     if model.basis != "covariance":
         run.watch.note(NOTES[model.basis])
     return model
 
 
-def _check_told(counts: Counted, named: Reading) -> None:
+def _without_gaps(counts: Counted) -> Counted:
+    """No image has gaps."""
+    found = counts.quantiles
+    return replace(counts, quantiles=replace(found, gaps=np.zeros_like(found.gaps)))
+
+
+def _check_told(named: Reading, counts: Counted) -> Counted:
     """Refuse a column whose released counts are nearly all gaps (post-processing; guarantees.md rule 20)."""
     for column, gaps in zip(named.numeric, counts.quantiles.gaps, strict=True):
         if gaps > 0.9 and counts.noise < 0.1 and not column.missing:
@@ -218,6 +257,7 @@ def _check_told(counts: Counted, named: Reading) -> None:
                 f"column '{column.name}': the released counts hold hardly any number; declare missing = true, mend "
                 "the column, or drop it"
             )
+    return counts
 
 
 def _agreed(run: Run, found: Quantiles, grid: Grid) -> Standard:
@@ -230,7 +270,7 @@ def _agreed(run: Run, found: Quantiles, grid: Grid) -> Standard:
     return agreed_standard(run.agreed(QUANTILES, made), grid)
 
 
-def _check_size(records: Any) -> None:  # noqa: ANN401
+def check_size(records: Any) -> None:  # noqa: ANN401
     if len(records) > _MOST_ROWS:
         raise ResourceError("more records than integer sums of 64 bits can hold; fit a part of them")
 
@@ -245,11 +285,11 @@ class DetectionRecipe:
         """The phases of the fit. Errors: UsageError or PrivacyRefused for a schema that cannot be fitted."""
         self.schema.check()
         self.schema.check_records()
-        _check_closed_form(budget)
+        check_closed_form(budget)
         if budget.strict and self.schema.bought:
             raise UsageError('strict asks for declared values; it is not combined with categories = "bought"')
-        drafted = _draft(reading_of(table.assumed(self.schema)).layout, budget, FULL, (2.0, 500.0))
-        return table.with_bought(drafted, self.schema)
+        layout = reading_of(table.assumed(self.schema)).layout
+        return table.with_bought(drafted(layout, budget, FULL, (2.0, 500.0)), self.schema)
 
     def check(self, data: pd.DataFrame, labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
         """With strict, refuse values outside the schema before anything is charged."""
@@ -258,11 +298,12 @@ class DetectionRecipe:
 
     def fit(self, run: Run, data: pd.DataFrame, labels: NDArray[Any] | None = None) -> FittedDetection:  # noqa: ARG002
         """Fit as the plan says. Errors: DataError when the released counts say that there is nothing to learn from."""
-        _check_size(data)
+        check_size(data)
         schema = table.buy_categories(run, data, self.schema) if self.schema.bought else self.schema
         reading = reading_of(schema)
-        records = records_of(data, schema, reading)
-        return FittedDetection(schema, _fitted(run, records, reading.layout, reading))
+        records = Records(*records_of(data, schema, reading))
+        told = partial(_check_told, reading)
+        return FittedDetection(schema, fitted(run, records, reading.layout, told=told))
 
 
 @dataclass(frozen=True)
@@ -274,7 +315,7 @@ class ImageDetectionRecipe:
     def draft(self, budget: Budget) -> Draft:
         """The phases of the fit. Errors: UsageError for images or options that it has nothing for."""
         self.schema.check()
-        _check_closed_form(budget)
+        check_closed_form(budget)
         if budget.strict:
             raise UsageError("strict is for tables: every pixel fits")
         if self.schema.classes is not None:
@@ -288,8 +329,8 @@ class ImageDetectionRecipe:
             )
         size = numbers_of_images(self.schema, budget)
         expected = 2.0 + 1e-8 * rows * pixels, 500 + 1e-6 * rows * pixels + 4e-5 * min(rows * pixels, 2**24)
-        drafted = _draft(contrast.layout(size), budget, FULL_OF_IMAGES, expected)
-        return replace(drafted, settings={FREQUENCIES: size})
+        made = drafted(contrast.layout(size), budget, FULL_OF_IMAGES, expected)
+        return replace(made, settings={FREQUENCIES: size})
 
     def check(self, data: NDArray[np.uint8], labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
         """Refuse, before anything is charged, images of another shape, or labels."""
@@ -305,13 +346,14 @@ class ImageDetectionRecipe:
         labels: NDArray[Any] | None = None,  # noqa: ARG002
     ) -> FittedImageDetection:
         """Fit as the plan says. Errors: DataError when the released counts say that there is nothing to learn from."""
-        _check_size(data)
+        check_size(data)
         size = run.plan.settings[FREQUENCIES]
         assert isinstance(size, int)
-        records = pictured(np.ascontiguousarray(data), size)
-        return FittedImageDetection(self.schema, _fitted(run, records, contrast.layout(size)))
+        records = Records(*pictured(np.ascontiguousarray(data), size))
+        found = fitted(run, records, contrast.layout(size), Trust(FULL_OF_IMAGES), _without_gaps)
+        return FittedImageDetection(self.schema, found)
 
 
-def _check_closed_form(budget: Budget) -> None:
+def check_closed_form(budget: Budget) -> None:
     if budget.fidelity:
         raise UsageError("detection trains no gradients; leave out fidelity")

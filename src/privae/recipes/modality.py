@@ -24,6 +24,7 @@ from privae.fitted.anomalies import FittedDetection, FittedImageDetection
 from privae.fitted.images import FittedImages
 from privae.fitted.kinds import AnyFitted, belongs
 from privae.fitted.ratings import FittedRatings
+from privae.fitted.series import FittedSeries
 from privae.fitted.table import FittedTable
 from privae.fitted.tensors import no_labels, unit
 from privae.models.image import ImageModel
@@ -39,6 +40,8 @@ from privae.recipes import detection, gradients, image, ratings, table
 from privae.recipes.detection import DetectionRecipe, ImageDetectionRecipe
 from privae.recipes.gradients import Training
 from privae.recipes.phases import Budget, Draft, Run
+from privae.recipes.series import SeriesRecipe
+from privae.series.schema import SeriesSchema
 
 
 @dataclass(frozen=True)
@@ -211,10 +214,10 @@ class RatingRecipe:
 
 Recipe = TableRecipe | ImageRecipe | DetectionRecipe | ImageDetectionRecipe
 """How tables and images are fitted."""
-AnyRecipe = Recipe | RatingRecipe
+AnyRecipe = Recipe | RatingRecipe | SeriesRecipe
 NAMES = ("auto", "gradients", detection.RECIPE)
 """What a person may ask for: statistics first, gradients alone, or statistics for anomaly scores."""
-Facts = Schema | ImageSchema | RatingSchema
+Facts = Schema | ImageSchema | RatingSchema | SeriesSchema
 
 
 def as_declared(schema: Facts, plan: Plan) -> Facts:
@@ -227,12 +230,12 @@ def as_declared(schema: Facts, plan: Plan) -> Facts:
 def data_of(x: Any, y: Any, schema: Facts | None, classes: int | tuple[str, ...] | None) -> tuple[Any, Facts]:  # noqa: ANN401
     """The records in the form that a recipe takes, and their public facts. Errors: UsageError, DataError."""
     if isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.ndim == 3:
-        if isinstance(schema, Schema | RatingSchema):
+        if isinstance(schema, Schema | RatingSchema | SeriesSchema):
             raise UsageError("the schema is that of a table, but the data are images")
         return x, schema or image_schema(x.shape[1:], classes, labelled=y is not None)
-    if isinstance(schema, RatingSchema):
+    if isinstance(schema, RatingSchema | SeriesSchema):
         if not isinstance(x, pd.DataFrame):
-            raise DataError("ratings must be a pandas DataFrame, one row a rating")
+            raise DataError("ratings and series must be a pandas DataFrame, one row a rating or a time")
         return x, schema.ordered([str(name) for name in x.columns])
     return _table(x, y, schema)
 
@@ -291,7 +294,7 @@ def archived(fitted: AnyFitted, plan: Plan, guarantee: Guarantee, ledger: Ledger
 def recipe_of(schema: Schema | ImageSchema, plan: Plan) -> Recipe:
     """The recipe that a plan was made with, for networks of privae's own."""
     found = recipe_named(name_of(plan), schema, Training.of(plan))
-    assert not isinstance(found, RatingRecipe)
+    assert not isinstance(found, RatingRecipe | SeriesRecipe)
     return found
 
 
@@ -307,8 +310,8 @@ def recipe_named(
     if name not in NAMES:
         raise UsageError(f"recipe is one of {', '.join(NAMES)}")
     if name == detection.RECIPE:
-        if isinstance(schema, RatingSchema):
-            raise UsageError('recipe "detection" is for tables and images; "auto" scores persons, too')
+        if isinstance(schema, RatingSchema | SeriesSchema):
+            raise UsageError('recipe "detection" is for tables and images; "auto" scores all others, too')
         if (training is not None and gradients.styled(training)) or network is not None:
             raise UsageError('a network is for recipe="gradients"; detection trains none')
         return DetectionRecipe(schema) if isinstance(schema, Schema) else ImageDetectionRecipe(schema)
@@ -316,6 +319,10 @@ def recipe_named(
         if network is not None:
             raise UsageError("ratings take no network of your own; leave it out")
         return RatingRecipe(schema, name == "gradients", training or Training())
+    if isinstance(schema, SeriesSchema):
+        if name == "gradients" or network is not None or (training is not None and gradients.styled(training)):
+            raise UsageError("series are fitted by statistics; leave out recipe, network and activation")
+        return SeriesRecipe(schema)
     made = ImageRecipe if isinstance(schema, ImageSchema) else TableRecipe
     return made(schema, name == "gradients", training or Training(), network)  # type: ignore[arg-type]
 
@@ -351,6 +358,8 @@ def from_members(
         fitted: AnyFitted = made(Schema.loads(schema.decode()), model)
     elif stored["kind"] == "ratings":
         fitted = FittedRatings(RatingSchema.loads(schema.decode()), model)
+    elif stored["kind"] == "series":
+        fitted = FittedSeries(SeriesSchema.loads(schema.decode()), model)
     else:
         shown = FittedImageDetection if isinstance(model, DetectionModel) else FittedImages
         fitted = shown(ImageSchema.model_validate_json(schema), model)

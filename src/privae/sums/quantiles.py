@@ -93,29 +93,45 @@ class Layout:
         """How many counts are released."""
         return self.grid.size + int(self.sizes.sum())
 
-    def counts(self, values: Array, codes: Integers) -> Integers:
-        """Counts of records: numbers [n, d], NaN for a gap, and codes [n, c], -1 for the last cell -> [size]."""
-        return np.concatenate([counts(self.grid.places(values), self.grid), cell_counts(codes, self.sizes)])
+    def counts(self, values: Array, codes: Integers, weights: Integers | None = None) -> Integers:
+        """Counts of records: numbers [n, d], NaN for a gap, and codes [n, c], -1 for the last cell -> [size].
+
+        weights: what each record counts, whole numbers [n] whose sum is below 2^53; 1 without them.
+        """
+        inside = counts(self.grid.places(values), self.grid, weights)
+        return np.concatenate([inside, cell_counts(codes, self.sizes, weights)])
 
 
-def cell_counts(codes: Integers, sizes: Integers) -> Integers:
+def cell_counts(codes: Integers, sizes: Integers, weights: Integers | None = None) -> Integers:
     """How many records each cell of the category columns has: [n, c] -> [sum of sizes]; -1 is the last cell."""
     starts = np.cumsum(sizes) - sizes
     cells = np.where(codes < 0, sizes - 1, codes) + starts
-    return np.bincount(cells.ravel(), minlength=int(sizes.sum())).astype(np.int64)
+    return _counted(cells, np.ones(cells.shape, bool), int(sizes.sum()), weights)
 
 
-def counts(places: Integers, of: Grid) -> Integers:
+def counts(places: Integers, of: Grid, weights: Integers | None = None) -> Integers:
     """How many records each cell of every level has, and the gaps of every column: [n, d] -> [of.size].
 
-    Exact in any order or chunks. Guarantee: a record adds 1 to at most `of.squared` numbers, and nothing else.
+    Exact in any order or chunks. Guarantee: a record adds 1, or its weight, to at most `of.squared` numbers, and
+    nothing else.
     """
     parts = []
     for level, (columns, cells) in enumerate(of.blocks, 1):
         inside = places[:, columns]
         cell = (inside >> (_BITS * (of.levels[columns] - level))) + cells * np.arange(len(columns))
-        parts.append(np.bincount(cell[inside >= 0], minlength=cells * len(columns)))
-    return np.concatenate([*parts, (places < 0).sum(0)]).astype(np.int64)
+        parts.append(_counted(cell, inside >= 0, cells * len(columns), weights))
+    gaps = _counted(np.broadcast_to(np.arange(len(of)), places.shape), places < 0, len(of), weights)
+    return np.concatenate([*parts, gaps])
+
+
+def _counted(
+    cells: Integers, chosen: NDArray[np.bool_], size: int, weights: Integers | None
+) -> Integers:
+    """What falls into each cell: [n, k], [n, k] -> [size]. Whole numbers below 2^53, so float64 adds them exactly."""
+    if weights is None:
+        return np.bincount(cells[chosen], minlength=size).astype(np.int64)
+    each = np.broadcast_to(weights[:, None], cells.shape)[chosen].astype(np.float64)
+    return np.bincount(cells[chosen], each, size).astype(np.int64)
 
 
 def totals(released: Array, of: Grid) -> Array:

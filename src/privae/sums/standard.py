@@ -79,12 +79,12 @@ class Spread:
     floor: float
 
 
-def shrunk(found: Moments, records: float, deviation: float) -> Spread:
+def shrunk(found: Moments, records: float, deviation: float, least: float = 1.0) -> Spread:
     """Released moments of `clipped_codes` in standardized units, covariances shrunk to none by the known noise.
 
     deviation: of the noise in the weighted units of `sums.moments`. The share kept is 1 - noise energy / energy, a rule
     on releases and the ledger's sigma only (guarantees.md rule 20). The floor is half of the noise's own largest
-    eigenvalue, 2 noise sqrt(d), and at least 1/20 of a typical variance.
+    eigenvalue, 2 noise sqrt(d), times `least`, and at least 1/20 of a typical variance.
     Edges: one column has no covariances, and keeps all of them.
     """
     size = len(found.first)
@@ -95,5 +95,5 @@ def shrunk(found: Moments, records: float, deviation: float) -> Spread:
     own = np.diagonal(raw)
     energy = noise**2 * size * (size - 1)
     known = 1.0 - energy / max(float((raw**2).sum() - (own**2).sum()), energy, 1e-300)
-    floor = max(noise * math.sqrt(size), 0.05 * float(np.median(np.maximum(own, 0.05))), 0.01)
+    floor = max(least * noise * math.sqrt(size), 0.05 * float(np.median(np.maximum(own, 0.05))), 0.01)
     return Spread(mean, known * raw + (1 - known) * np.diag(own), known, floor)

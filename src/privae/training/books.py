@@ -13,7 +13,7 @@ from privae.plan import Phase, Plan, sampler_delta
 from privae.privacy.ledger import Charge, Ledger
 from privae.privacy.mechanism import Event
 from privae.privacy.noise import NoiseSource
-from privae.privacy.sampling import PERSON
+from privae.privacy.sampling import CLIENT
 from privae.training.state import FORGETFUL, Checkpoint, Keeper
 from privae.training.watch import Watch
 
@@ -223,14 +223,15 @@ def whole_plan(plan: Plan, cap: float, unit: str = "record") -> list[Charge]:
 def _counted(plan: Plan, phase: Phase, unit: str) -> Event:
     """What a phase costs in a ledger of this unit, which may be smaller than the plan's.
 
-    privacy: a record that comes or goes replaces the part of the client, or of the person, that it belongs to: a
-    client's, bounded by C, moves by at most 2C, and a person's by the phase's replace-one ratio. A record that is
-    replaced can leave one person and come to another: twice as much.
+    privacy: a record that comes or goes replaces the part of the client, the person, the household or the like that it
+    belongs to: a client's, bounded by C, moves by at most 2C, and any other's by the phase's replace-one ratio. A record
+    that is replaced can leave one person and come to another: twice as much. A reading that is the first or last of its
+    unit makes that come or go: no more.
     """
     event = phase.event()
     if plan.unit == unit:
         return event
-    if plan.unit != PERSON:
+    if plan.unit == CLIENT:
         return replace(event, noise_multiplier=event.noise_multiplier * 0.5)
     counts = event.noise_multiplier / phase.replace_ratio
     return replace(event, noise_multiplier=counts, replace_ratio=2.0)

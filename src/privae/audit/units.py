@@ -1,0 +1,185 @@
+"""Audits of time series: a record is a unit (a household, a device, a day or a window), as its mean window.
+
+Units are attacked as rows of numbers, those that the model reads; canaries are made-up units of one window each, and
+are read off the released sums by whoever knows all others (`audit.readings`).
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from privae.attacks.world import Records, World
+from privae.audit.case import Case, Origin, Own
+from privae.audit.coins import Coins
+from privae.audit.persons import by_lot, taking_part
+from privae.data.ratings import persons_in
+from privae.errors import DataError, UsageError
+from privae.fitted.series import FIRST, FittedSeries
+from privae.series.clock import DAY, MONDAY, wall_clock
+from privae.series.schema import OF_AN_ID, SeriesSchema
+from privae.series.windows import ids_in
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Integers = NDArray[np.int64]
+
+_LATER = 80_000 * DAY  # when canaries without an id are, long after anybody's readings
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """A model of series as attacks use it: of units as rows [n, d] of the numbers of their mean windows."""
+
+    fitted: FittedSeries = field(repr=False)
+
+    def rows(self, frame: pd.DataFrame) -> Floats:
+        """Units as rows: means over the windows that have the number, NaN where none has."""
+        values, _, unit = self.fitted.grouped(frame)
+        count = int(unit[-1]) + 1 if len(unit) else 0
+        known = ~np.isnan(values)
+        total, told = np.zeros((2, count, values.shape[1]))
+        np.add.at(total, unit, np.where(known, values, 0.0))
+        np.add.at(told, unit, known)
+        return np.where(told > 0, total / np.maximum(told, 1.0), np.nan)
+
+    def score(self, data: Floats) -> Floats:
+        """The default score of every row, higher for a more ordinary one, [n]."""
+        return -self._scores(data)[self.fitted.score_name]
+
+    def embed(self, data: Floats) -> Floats:
+        """Whitened principal coordinates of every row, [n, d]."""
+        return self.fitted.model.embed(data)
+
+    def parts(self, data: Floats) -> dict[str, Floats]:
+        """What a score is made of, each higher for a more ordinary row, [n]."""
+        found = {name: -values for name, values in self._scores(data).items()}
+        return found | {"distance": -np.sqrt(-found["diagonal"])}
+
+    def records(self, data: Floats) -> Records:
+        """Rows as points: numbers over their bounds' widths; a gap is -1."""
+        grid = self.fitted.layout.grid
+        placed = np.clip((data - grid.low) / grid.width, -0.5, 1.5)
+        return Records(
+            np.where(np.isnan(placed), -1.0, placed), np.ones(len(grid), bool), self.fitted.waves.names
+        )
+
+    def _scores(self, data: Floats) -> dict[str, Floats]:
+        return self.fitted.model.scores(data, np.zeros((len(data), 0), np.int64))
+
+
+def case_of(own: Own, data: pd.DataFrame, holdout: Any, coins: Coins | None, seed: int) -> Case:  # noqa: ANN401
+    """The case of a model of series. holdout: readings of other units, or None.
+
+    Units that coins kept out of the fit are no members, and are the hold-out where none is given; about 10,000 units
+    are looked at. Errors: DataError without units; UsageError for a hold-out that is no table.
+    """
+    assert isinstance(own.fitted, FittedSeries)
+    model, schema = Attacked(own.fitted), own.fitted.schema
+    which, names = units_in(data, schema)
+    if not len(names):
+        raise DataError("the data hold no units; give those that the model was fitted to")
+    seen = by_lot(len(names), seed)
+    present, part = taking_part(coins, names), coins.kept_out if coins is not None else 0.0
+    origin: Origin | None = None if holdout is None else "given"
+    others = None
+    if holdout is not None:
+        if not isinstance(holdout, pd.DataFrame):
+            raise UsageError("the hold-out must have the form of the data: a table of readings")
+        others = holdout
+    elif part:
+        origin, others = "split", _of(data, which, seen & ~present)
+    members = model.rows(_of(data, which, seen & present))
+    held = None if others is None else model.rows(others)
+    made = model.rows(own.fitted.sample(len(members), seed))
+    promise = own.plan.guarantee()
+    world = World(
+        members,
+        made,
+        model.records(members),
+        model.records(made),
+        held,
+        None if held is None else model.records(held),
+        model=model,
+        epsilon=promise.epsilon,
+        delta=promise.delta,
+        kept_out=part if origin == "split" else 0.0,
+        seed=seed,
+    )
+    return Case(world, own, origin=origin)
+
+
+def units_in(frame: pd.DataFrame, schema: SeriesSchema) -> tuple[Integers, list[str]]:
+    """Whose each row is, -1 for nobody's, and the units' names: a function of the row and the schema alone."""
+    who, names = ids_in(frame, schema)
+    if schema.unit in OF_AN_ID:
+        return who, names
+    time = wall_clock(frame[schema.time], schema.timezone)
+    _, _, stride = schema.seconds
+    place = time // DAY if schema.unit == "day" else (time - MONDAY) // stride
+    own = np.array([*names, ""], dtype=object)[who]
+    named = [f"{name} {at}" for name, at in zip(own, place.tolist(), strict=True)]
+    return persons_in(pd.Series(named, dtype=object))
+
+
+def fed(
+    coins: Coins, data: pd.DataFrame, schema: SeriesSchema, rng: np.random.Generator
+) -> tuple[pd.DataFrame, pd.DataFrame, Bools]:
+    """The rows of the units that take part, those of all canaries, and which rows of these are planted."""
+    frame = data.set_axis([str(name) for name in data.columns], axis=1)[list(schema.columns)]
+    which, names = units_in(frame, schema)
+    present = np.append(taking_part(coins, names), True)
+    made, owner = _canaries(coins.canaries, schema, rng)
+    return frame.loc[present[which]], made, coins.planted()[owner] if coins.canaries else np.zeros(0, bool)
+
+
+def _canaries(count: int, schema: SeriesSchema, rng: np.random.Generator) -> tuple[pd.DataFrame, Integers]:
+    """Made-up units of one window at full contrast, and whose each row is: [rows]."""
+    steps, (step, _, stride) = schema.steps, schema.seconds
+    turns = (np.arange(steps) + 0.5) / steps * rng.integers(1, 4, (count, 1))
+    high = np.cos(np.pi * turns + rng.uniform(0.0, 2 * np.pi, (count, 1))) > 0
+    owner = np.repeat(np.arange(count), steps)
+    table: dict[str, Any] = {}
+    if schema.id is not None:
+        names = [f"canary {rng.bytes(8).hex()}" for _ in range(count)]
+        table[schema.id] = np.array(names, dtype=object)[owner]
+    if schema.kind is not None:
+        kinds = rng.integers(0, len(schema.kinds), count)
+        table[schema.kind] = np.array(schema.kinds, dtype=object)[kinds][owner]
+    start = np.full(count, FIRST)
+    if schema.unit not in OF_AN_ID:
+        apart = math.lcm(DAY, stride) if schema.unit == "day" else stride
+        start = FIRST + _LATER // apart * apart + np.arange(count) * apart
+    time = (start[:, None] + np.arange(steps) * step).ravel()
+    frame = pd.DataFrame(table | {schema.time: time.astype("datetime64[s]")})
+    return _with_channels(frame, high.ravel(), schema, owner)
+
+
+def _with_channels(
+    frame: pd.DataFrame, high: Bools, schema: SeriesSchema, owner: Integers
+) -> tuple[pd.DataFrame, Integers]:
+    """The rows with every channel at the end of its bounds, or its categories, that `high` says; long if need be."""
+    cells = {}
+    for column in schema.channels:
+        if column.kind == "numeric":
+            edges = column.numeric_bins.edges
+            low, top = column.bounds or (float(edges[0]), float(edges[-1]))
+            cells[column.name] = np.where(high, top, low)
+        else:
+            cells[column.name] = np.where(high, column.texts[-1], column.texts[0]).astype(object)
+    if not schema.long:
+        return frame.assign(**cells)[list(schema.columns)], owner
+    assert schema.channel is not None and schema.value is not None
+    parts = [
+        frame.assign(**{schema.channel: name, schema.value: np.asarray(values, dtype=object)})
+        for name, values in cells.items()
+    ]
+    return pd.concat(parts, ignore_index=True)[list(schema.columns)], np.tile(owner, len(parts))
+
+
+def _of(frame: pd.DataFrame, which: Integers, chosen: Bools) -> pd.DataFrame:
+    """The rows of some units."""
+    return frame.loc[np.append(chosen, False)[which]]

@@ -1,0 +1,224 @@
+"""Readings one after the other: how much each surprises, given those before it in its window.
+
+The Gaussian of a window's frequencies is one of its steps; its Cholesky factor turns a window into surprises, each the
+distance of a reading from what the earlier ones let one expect, over what it varies by. So a stream is scored reading
+by reading, in time proportional to what the window holds so far, and exactly as a whole table is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from privae.data.values import canonical
+from privae.errors import DataError, UsageError
+from privae.fitted.series import FittedSeries
+from privae.fitted.tensors import Floats
+from privae.series.clock import MONDAY, NEVER, wall_clock
+from privae.series.waves import basis
+from privae.series.windows import Windows, blocks, held, readings, resampled
+
+Integers = NDArray[np.int64]
+
+MOST = 2048  # numbers of a window, steps times lanes
+_LEAST = 1e-3  # of the bounds' width, that a reading varies by at least
+_OWN = 2000  # windows of the model, that say how often a score is as high
+
+
+@dataclass(frozen=True)
+class Course:
+    """The Gaussian of the steps of a window, lane after lane within a step: factor [d, d], d = steps times lanes."""
+
+    fitted: FittedSeries = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.fitted.schema.steps * len(self.fitted.waves.lanes) > MOST:
+            raise UsageError(f"readings are scored in windows of at most {MOST} steps times channels")
+        self.fitted.model.check_told()
+
+    def mean(self, start: Integers, kind: Integers) -> Floats:
+        """What is expected of windows before any reading: [w], [w] -> [w, d], in 0 to 1."""
+        given = self.fitted.waves.conditions(start, kind)
+        return 0.5 + self.fitted.model.normal_given(given)[0][:, self._places[0]] @ self._map.T
+
+    @cached_property
+    def covariance(self) -> Floats:
+        """Of the steps: [d, d]."""
+        waves, steps = self.fitted.waves, self.fitted.schema.steps
+        center, own = self.fitted.model.normal_given(np.zeros((1, waves.given)))
+        first, last = self._places
+        detail = center[0, last] ** 2 + np.diagonal(own)[last]
+        wave = basis(steps, waves.frequencies)
+        rest = np.eye(steps) - wave @ wave.T
+        size = detail * steps / max(steps - waves.frequencies, 1) + _LEAST**2
+        rough = np.einsum("st,l,lm->sltm", rest, size, np.eye(len(size))).reshape(2 * [steps * len(size)])
+        found = self._map @ own[np.ix_(first, first)] @ self._map.T + rough
+        return np.asarray(found + _LEAST**2 * np.eye(len(found)))
+
+    @cached_property
+    def factor(self) -> Floats:
+        """The Cholesky factor of the covariance: [d, d]."""
+        return np.asarray(np.linalg.cholesky(self.covariance))
+
+    def surprises(self, values: Floats, mean: Floats) -> Floats:
+        """Standardized surprises of windows: [w, d], [w, d] -> [w, d]; NaN for a gap, which tells nothing of others."""
+        found = np.zeros_like(values)
+        for place in range(values.shape[1]):  # steps, each of all windows at once
+            found[:, place] = self.surprise(values[:, place], mean[:, place], found, place)
+        return np.where(np.isnan(values), np.nan, found)
+
+    def surprise(self, value: Floats, mean: Floats, before: Floats, place: int) -> Floats:
+        """One number's, given those before it: [w], [w], [w, d] -> [w]; 0 for a gap."""
+        rest = value - mean - before[:, :place] @ self.factor[place, :place]
+        return np.asarray(np.where(np.isnan(rest), 0.0, rest / self.factor[place, place]))
+
+    @cached_property
+    def _places(self) -> tuple[Integers, Integers]:
+        """Places of the lanes' frequencies, and of their details, among the numbers."""
+        waves = self.fitted.waves
+        first = np.arange(len(waves.lanes))[:, None] * waves.each + np.arange(waves.frequencies)
+        return first.ravel(), np.arange(len(waves.lanes)) * waves.each + waves.frequencies
+
+    @cached_property
+    def _map(self) -> Floats:
+        """From frequencies to steps: [d, lanes times frequencies]."""
+        steps, lanes = self.fitted.schema.steps, len(self.fitted.waves.lanes)
+        wave = basis(steps, self.fitted.waves.frequencies) * np.sqrt(steps)
+        return np.einsum("tk,lm->tlmk", wave, np.eye(lanes)).reshape(steps * lanes, -1)
+
+
+def points(fitted: FittedSeries, data: pd.DataFrame) -> pd.DataFrame:
+    """The score of every step that has a reading: id, time, score, and what was expected of every numeric channel.
+
+    score: mean squared surprise of the step's channels, 1 where all is as the model has it; given the steps before it,
+    in the window that started last. Errors: UsageError where the scores read the bounds alone.
+    """
+    course = Course(fitted)
+    parts, names = blocks(data, fitted.schema)
+    found = [_points(course, part, names) for part in parts]
+    return pd.concat(found, ignore_index=True)
+
+
+def _points(course: Course, part: Windows, names: list[str]) -> pd.DataFrame:
+    schema, (count, steps, lanes) = course.fitted.schema, part.values.shape
+    mean = course.mean(part.start, part.kind)
+    flat = part.values.reshape(count, -1)
+    surprise = course.surprises(flat, mean)
+    known = np.nan_to_num(surprise)
+    before = mean + known @ np.tril(course.factor, -1).T
+    squared = surprise.reshape(count, steps, lanes) ** 2
+    told = ~np.isnan(squared).all(2)
+    told &= np.arange(steps) < schema.seconds[2] // schema.seconds[0]
+    score = np.nansum(squared, 2) / np.maximum((~np.isnan(squared)).sum(2), 1)
+    time = part.start[:, None] + np.arange(steps) * schema.seconds[0]
+    frame = course.fitted.named(np.repeat(part.who, steps)[told.ravel()], names, time[told])
+    expected = before.reshape(count, steps, lanes)[told]
+    columns = {"score": score[told], **_in_units(course.fitted, expected)}
+    return frame.assign(**columns)
+
+
+def _in_units(fitted: FittedSeries, values: Floats) -> dict[str, Floats]:
+    """Lanes of numeric channels in their own units: [n, l] in 0 to 1 -> "NAME expected"."""
+    lanes = fitted.waves.lanes
+    return {
+        f"{column.name} expected": lanes.low[at] + lanes.width[at] * values[:, at]
+        for place, column in enumerate(fitted.schema.channels)
+        if column.kind == "numeric"
+        for at in np.flatnonzero(lanes.channel == place)
+    }
+
+
+@dataclass
+class _State:
+    """A window under way: readings of the last step, values [t, l], mean [d] and surprises [d], and its place."""
+
+    window: int
+    values: Floats
+    mean: Floats
+    surprise: Floats
+    place: int = -1
+    step: list[Floats] = field(default_factory=list)
+
+
+class Follower:
+    """Scores a stream of readings, one row in, one score out, for any number of ids.
+
+    Rows come in order of time, each as {column: cell}; an earlier one than the last of its id is not scored. What is
+    remembered is the window under way of each id. Nothing is learned from what is scored.
+    """
+
+    def __init__(self, fitted: FittedSeries) -> None:
+        self.course = Course(fitted)
+        self._schema = fitted.schema
+        self._states: dict[str, _State] = {}
+        rng = np.random.default_rng(0)
+        each = max(_OWN // max(len(fitted.drawn(1, rng)), 1), 1)
+        drawn = fitted.drawn(each, rng)
+        flat = drawn.values.reshape(len(drawn), -1)
+        found = self.course.surprises(flat, self.course.mean(drawn.start, drawn.kind)).reshape(drawn.values.shape)
+        self._own = np.sort(np.nanmean(found**2, 2), axis=0)
+
+    def push(self, row: Mapping[str, Any]) -> dict[str, float | None]:
+        """The scores of one row: "score" of its step so far, "window", the mean of the window's so far, and "share".
+
+        share: of the model's own windows, how many are as strange at that step: the score's tail probability.
+        Edges: None where the row says no time, no reading, or comes late.
+        Errors: DataError for a row that lacks a column.
+        """
+        nothing: dict[str, float | None] = {"score": None, "window": None, "share": None}
+        frame = self._frame(row)
+        time = int(wall_clock(frame[self._schema.time], self._schema.timezone)[0])
+        name = "" if self._schema.id is None else canonical(row[self._schema.id])
+        if time == NEVER or not (name or self._schema.id is None):
+            return nothing
+        step, _, stride = (self._schema.seconds[0], 0, self._schema.seconds[2] // self._schema.seconds[0])
+        window, place = divmod((time - MONDAY) // step, stride)
+        read = readings(frame, self._schema)[0]
+        if place >= self._schema.steps or np.isnan(read[: len(self.course.fitted.waves.lanes)]).all():
+            return nothing
+        state = self._state(str(name), window, read)
+        if window < state.window or place < state.place:
+            return nothing
+        return self._scored(state, place, read)
+
+    def _frame(self, row: Mapping[str, Any]) -> pd.DataFrame:
+        try:
+            return pd.DataFrame({name: [row[name]] for name in self._schema.columns}, dtype=object)
+        except KeyError as error:
+            raise DataError(f"a row has no column {error}, which the schema declares") from None
+
+    def _state(self, name: str, window: int, read: Floats) -> _State:
+        state = self._states.get(name)
+        if state is not None and window <= state.window:
+            return state
+        steps, lanes = self._schema.steps, len(self.course.fitted.waves.lanes)
+        kinds = read[lanes:]
+        kind = int(np.nanargmax(kinds)) if len(kinds) and not np.isnan(kinds).all() else -1
+        start = MONDAY + window * self._schema.seconds[2]
+        mean = self.course.mean(np.array([start]), np.array([kind]))[0]
+        fresh = _State(window, np.full((steps, lanes), np.nan), mean, np.zeros(steps * lanes))
+        self._states[name] = fresh
+        return fresh
+
+    def _scored(self, state: _State, place: int, read: Floats) -> dict[str, float | None]:
+        lanes = state.values.shape[1]
+        if place > state.place:
+            state.step = []
+        state.step.append(read)
+        first = max(state.place + 1, 0) if place > state.place else place
+        state.values[place] = resampled(np.stack(state.step), np.zeros(1, np.int64), self._schema)[0, :lanes]
+        state.place = place
+        values = held(state.values[None, : place + 1], self._schema)[0].ravel()
+        for at in range(first * lanes, (place + 1) * lanes):
+            part = values[at : at + 1], state.mean[at : at + 1]
+            state.surprise[at] = self.course.surprise(*part, state.surprise[None], at)[0]
+        known = ~np.isnan(values)
+        squared = np.where(known, state.surprise[: len(values)] ** 2, np.nan)
+        score = float(np.nanmean(squared[place * lanes :]))
+        own = self._own[:, place]
+        share = 1.0 - float(np.searchsorted(own, score)) / len(own)
+        return {"score": score, "window": float(np.nanmean(squared)), "share": share}

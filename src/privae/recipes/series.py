@@ -1,0 +1,151 @@
+"""Time series: windows as few numbers, then the two releases of anomaly detection, of the mean window of each unit.
+
+A unit (a household with all of its rows, a day, or a window) adds the mean of its windows' counts and moments, so any
+stride is allowed and no number of windows needs a cap; see `sums.units`.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from scipy.special import ndtr
+
+from privae.errors import DataError, UsageError
+from privae.fitted.series import UNIT, FittedSeries
+from privae.models.scores import Cells, DetectionModel, Quantiles, Standard
+from privae.plan import Setting
+from privae.privacy.accountant import gaussian_mu
+from privae.recipes import detection
+from privae.recipes.detection import Counted, Records, Trust
+from privae.recipes.phases import Budget, Draft, Run, statistics
+from privae.series.schema import SeriesSchema
+from privae.series.waves import FEWEST, MOST, Waves, conditions
+from privae.series.windows import lanes_of
+from privae.sums import units
+from privae.sums.standard import clipped_codes
+
+Array = NDArray[np.float64]
+
+FREQUENCIES, ONE_PHASE, COUNT = "frequencies", "one_phase", "count"
+TRUST = Trust(4.0, 0.5)
+"""Frequencies hang together so much that covariances with more noise still help."""
+TRUST_OF_FEW = Trust(3.0, 0.5)
+_EACH, _EACH_OF_FEW = 5.5, 4.0  # n mu a number that is released
+_USUAL = 6  # frequencies a lane, where no units are declared
+_FEW = 30.0  # n mu below which nothing is spent on quantiles
+_FINE = ((300.0, 0.08), (3000.0, 0.02), (math.inf, 0.005))  # n mu, and how finely numbers are counted below it
+_COUNT_SHARE = 0.1
+_CERTAIN = 3.0
+_NOTE = "few units for this epsilon: numbers keep public units, and only their moments are released"
+
+
+def frequencies_for(schema: SeriesSchema, budget: Budget) -> int:
+    """How many frequencies a lane: as many as carry a covariance, by n mu / d with the declared n; 2 to 12.
+
+    Public: a function of the schema and the budget.
+    """
+    lanes, most = len(lanes_of(schema)), min(MOST, schema.steps - 1)
+    signal = _signal(budget)
+    if signal is None:
+        return min(_USUAL, most)
+    fixed = conditions(schema) + sum(column.missing for column in schema.channels)
+    within = (signal / (_EACH_OF_FEW if signal < _FEW else _EACH) - fixed) / lanes - 1
+    return int(max(min(within, most), min(FEWEST, most)))
+
+
+def _signal(budget: Budget) -> float | None:
+    """n mu with the declared n, infinite without noise; None where no units are declared."""
+    mu = gaussian_mu(budget.epsilon, budget.accountant_delta)
+    return mu if math.isinf(mu) else None if budget.rows is None else budget.rows * mu
+
+
+def waves_for(schema: SeriesSchema, budget: Budget) -> Waves:
+    """What is released of a window: public."""
+    signal = _signal(budget)
+    unit = next(unit for most, unit in _FINE if (_FINE[0][0] if signal is None else signal) <= most)
+    return Waves(schema, frequencies_for(schema, budget), unit)
+
+
+@dataclass(frozen=True)
+class SeriesRecipe:
+    """How time series are fitted: by two releases of statistics."""
+
+    schema: SeriesSchema
+
+    def draft(self, budget: Budget) -> Draft:
+        """The phases of the fit. Errors: UsageError for a schema or a budget that series cannot be fitted with."""
+        self.schema.check()
+        if budget.strict:
+            raise UsageError("strict is for tables; of series, values are clipped to their bounds")
+        detection.check_closed_form(budget)
+        waves = waves_for(self.schema, budget)
+        expected = 3.0 + 1e-4 * (budget.rows or 1000), 600.0
+        made = detection.drafted(waves.layout, budget, TRUST.full, expected, units.REPLACE_RATIO)
+        settings: dict[str, Setting] = {"unit": self.schema.unit, FREQUENCIES: waves.frequencies, UNIT: waves.unit}
+        if (_signal(budget) or math.inf) < _FEW:
+            count = statistics(COUNT, _COUNT_SHARE, 1.0, 1.0)
+            moments = made.phases[-1].model_copy(update={"share": 1.0 - _COUNT_SHARE})
+            made = replace(made, phases=(count, moments), notes=(_NOTE,))
+            settings |= {ONE_PHASE: True}
+        return replace(made, recipe="series", settings=settings)
+
+    def check(self, data: pd.DataFrame, labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
+        """Refuse labels, which series have not."""
+        if labels is not None:
+            raise UsageError("series have no labels y; fit to what is ordinary, and score the rest")
+
+    def fit(self, run: Run, data: pd.DataFrame, labels: NDArray[Any] | None = None) -> FittedSeries:  # noqa: ARG002
+        """Fit as the plan says. Errors: DataError when the released counts say that there is nothing to learn from."""
+        settings = run.plan.settings
+        waves = Waves(self.schema, int(settings[FREQUENCIES] or 0), float(settings[UNIT] or 0))
+        values, unit = FittedSeries.read(waves, data)
+        detection.check_size(unit)
+        records = Records(values, np.zeros((len(values), 0), np.int64), unit)
+        if settings.get(ONE_PHASE):
+            model = in_one_phase(run, records, waves)
+        else:
+            model = detection.fitted(run, records, waves.layout, TRUST)
+        return FittedSeries(self.schema, replace(model, given=waves.given))
+
+
+def in_one_phase(run: Run, records: Records, waves: Waves) -> DetectionModel:
+    """The model of few units: a count, and moments of numbers in public units; normal distributions of these.
+
+    Errors: DataError when the released count says that there is nothing to learn from.
+    """
+    run.watch.phase(COUNT, 1)
+    assert records.unit is not None
+    units_there = int(records.unit[-1]) + 1 if len(records.unit) else 0
+    count = float(run.release(COUNT, [(np.array([units_there]), 1.0)])[0][0])
+    run.watch.advance(1)
+    if count <= max(_CERTAIN * run.deviation(COUNT), 1.0):
+        raise DataError(
+            "the released number of units cannot be told from none at this epsilon: too few; give more, or a larger "
+            "epsilon"
+        )
+    grid = waves.layout.grid
+    standard = Standard(waves.usual[0], waves.usual[1], grid.low, grid.width)
+    found = detection.released_moments(run, clipped_codes(records.values, standard), records.unit)
+    flat = normal_quantiles(np.zeros(len(grid)), np.ones(len(grid)), standard)
+    none = Cells(np.zeros(0, np.int64), np.zeros(0))
+    noise = run.deviation(detection.MOMENTS) / count
+    model = detection.model_of(run, Counted(flat, none, count, noise), standard, found, TRUST_OF_FEW)
+    spread = np.sqrt(np.maximum(np.diagonal(model.covariance), model.floor))
+    model = replace(model, quantiles=normal_quantiles(model.mean, spread, standard))
+    run.watch.note(_NOTE)
+    return model
+
+
+def normal_quantiles(mean: Array, spread: Array, standard: Standard) -> Quantiles:
+    """Normal distribution functions of numbers within their bounds. Shapes: [d], [d], in standardized units."""
+    z = np.linspace(-4.0, 4.0, 33)
+    center = mean * standard.spread + standard.center
+    at = (center[:, None] + z * (spread * standard.spread)[:, None] - standard.low[:, None]) / standard.width[:, None]
+    ends = np.ones((len(mean), 1))
+    place = np.concatenate([0 * ends, np.clip(at, 0.0, 1.0), ends], 1)
+    share = np.concatenate([0 * ends, np.tile(ndtr(z), (len(mean), 1)), ends], 1)
+    return Quantiles(standard.low, standard.width, place, share, np.zeros(len(mean)))

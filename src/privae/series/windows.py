@@ -1,0 +1,279 @@
+"""Readings to windows: every unit's rows on a declared clock, cut into windows of equal length, and back to rows.
+
+What becomes of a unit's rows is a function of the schema and of these rows alone; neither other units nor the order
+of the rows of different ids matter. Values are held in 2^-30 of their bounds' widths, so that sums are exact.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from privae.data.codec import Codec
+from privae.data.column import Column
+from privae.data.ratings import persons_in
+from privae.data.schema import Schema
+from privae.data.values import category_codes, distinct, numbers
+from privae.errors import DataError
+from privae.series.clock import DAY, MONDAY, NEVER, seconds_of, wall_clock
+from privae.series.schema import OF_AN_ID, SeriesSchema
+
+Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+_FINE = 2.0**30
+_ROWS = 2**21  # of a block of ids
+_UNREADABLE = (
+    "no value of column '{name}' reads as a time; write times like 2026-11-30 14:05:00, or as seconds since 1970"
+)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of readings, sorted by id and start.
+
+    Shapes: values [w, t, l] in 0 to 1 over the lanes' bounds, NaN for a gap; who [w], the place of the id in `names`;
+    start [w], seconds on the wall clock; unit [w], whose windows these are, not decreasing; kind [w], -1 for none.
+    """
+
+    values: Array = field(repr=False)
+    who: Integers = field(repr=False)
+    start: Integers = field(repr=False)
+    unit: Integers = field(repr=False)
+    kind: Integers = field(repr=False)
+
+    def __len__(self) -> int:
+        """How many windows."""
+        return len(self.start)
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """The numeric tracks of the channels: one a number or a boolean, and one a category but the first.
+
+    Shapes: channel [l], the place of a lane's channel; low [l] and width [l] of its bounds.
+    """
+
+    channel: Integers
+    low: Array
+    width: Array
+
+    def __len__(self) -> int:
+        """How many lanes."""
+        return len(self.low)
+
+
+def lanes_of(schema: SeriesSchema) -> Lanes:
+    """The lanes of a schema's channels: public."""
+    each = [_lanes(column) for column in schema.channels]
+    channel = np.repeat(np.arange(len(each)), [len(bounds) for bounds in each])
+    bounds = np.concatenate(each)
+    return Lanes(channel, bounds[:, 0], bounds[:, 1] - bounds[:, 0])
+
+
+def _lanes(column: Column) -> Array:
+    """Bounds of a channel's lanes: [lanes, 2]."""
+    if column.kind != "numeric":
+        return np.tile([0.0, 1.0], (max(len(column.texts) - 1, 1), 1))
+    edges = column.numeric_bins.edges
+    low, high = column.bounds or (float(edges[0]), float(edges[-1]))
+    return np.array([[low, high]])
+
+
+def ids_in(frame: pd.DataFrame, schema: SeriesSchema) -> tuple[Integers, list[str]]:
+    """Whose each row is, -1 for nobody's, and the names, in order of appearance; all are one's without an id."""
+    if schema.id is None:
+        return np.zeros(len(frame), np.int64), [""]
+    return persons_in(frame[schema.id])
+
+
+def windows(frame: pd.DataFrame, schema: SeriesSchema) -> tuple[Windows, list[str]]:
+    """All windows of a table at once, and the names of ids; see `blocks`."""
+    parts, names = blocks(frame, schema)
+    return joined(list(parts), schema), names
+
+
+def blocks(frame: pd.DataFrame, schema: SeriesSchema) -> tuple[Iterator[Windows], list[str]]:
+    """The windows of a table, of some ids after the others, and the names of ids.
+
+    Guarantee: the windows of a unit are a function of the schema and of its rows alone.
+    Edges: rows in any order; several in one step are resampled, rows without an id or a time count for nobody; steps
+        without a reading are gaps; a window with too few readings is none, so an id may have none.
+    Errors: DataError for an absent column, or where no time reads.
+    """
+    header = [str(name) for name in frame.columns]
+    schema.ordered(header)
+    frame = frame.set_axis(header, axis=1)
+    who, names = ids_in(frame, schema)
+    order = np.argsort(who, kind="stable")
+    order = order[np.searchsorted(who[order], 0) :]
+    ends = np.cumsum(np.bincount(who[order], minlength=len(names)))
+    return _blocks(frame, schema, (who, order, ends)), names
+
+
+def _blocks(
+    frame: pd.DataFrame, schema: SeriesSchema, rows: tuple[Integers, Integers, Integers]
+) -> Iterator[Windows]:
+    who, order, ends = rows
+    start, units, read = 0, 0, not len(order)
+    while start < len(order):
+        # whole ids: as many as fit, and one at least
+        last = ends[max(np.searchsorted(ends, start + _ROWS, side="right") - 1, 0)]
+        stop = int(last if last > start else ends[np.searchsorted(ends, start, side="right")])
+        chosen = order[start:stop]
+        found, told = _windows(frame.iloc[chosen], who[chosen], schema)
+        read = read or told
+        yield Windows(found.values, found.who, found.start, found.unit + units, found.kind)
+        start, units = stop, units + int(found.unit[-1] + 1 if len(found) else 0)
+    if not read:
+        raise DataError(_UNREADABLE.format(name=schema.time))
+
+
+def joined(parts: list[Windows], schema: SeriesSchema) -> Windows:
+    """Windows one after the other."""
+    empty = np.zeros(0, np.int64)
+    shape = 0, schema.steps, len(lanes_of(schema))
+    values = np.concatenate([np.zeros(shape), *(part.values for part in parts)])
+    more = (
+        np.concatenate([empty, *(getattr(part, name) for part in parts)])
+        for name in ("who", "start", "unit", "kind")
+    )
+    return Windows(values, *more)
+
+
+def _windows(frame: pd.DataFrame, who: Integers, schema: SeriesSchema) -> tuple[Windows, bool]:
+    """The windows of some ids, and whether any time read."""
+    time = wall_clock(frame[schema.time], schema.timezone)
+    known = time != NEVER
+    read = readings(frame, schema)[known]
+    who, time = who[known], time[known]
+    order = np.lexsort((time, who))
+    step, _, stride = schema.seconds
+    steps = np.floor_divide(time[order] - MONDAY, step)
+    first = np.ones(len(order), bool)
+    first[1:] = (np.diff(who[order]) != 0) | (np.diff(steps) != 0)
+    starts = np.flatnonzero(first)
+    values = resampled(read[order], starts, schema)
+    places = who[order][starts], steps[starts]
+    return _cut(values, places, stride // step, schema), bool(known.any())
+
+
+def readings(frame: pd.DataFrame, schema: SeriesSchema) -> Array:
+    """Every row's readings in 0 to 1, and its kind one-hot besides: [n, l + kinds]; NaN for none."""
+    lanes = lanes_of(schema)
+    found = np.full((len(frame), len(lanes) + len(schema.kinds)), np.nan)
+    if schema.long:
+        places, texts = distinct(frame[schema.channel])
+        of = np.append(category_codes(texts, [column.name for column in schema.channels]), -1)[places]
+    for place, column in enumerate(schema.channels):  # as many as declared, each of its own kind
+        mine = np.flatnonzero(of == place) if schema.long else np.arange(len(frame))
+        cells = frame[schema.value if schema.long else column.name].iloc[mine]
+        found[np.ix_(mine, np.flatnonzero(lanes.channel == place))] = _scaled(column, cells)
+    if schema.kind is not None:
+        places, texts = distinct(frame[schema.kind])
+        code = np.append(category_codes(texts, schema.kinds), -1)[places]
+        told = code >= 0
+        found[told, len(lanes) :] = np.eye(len(schema.kinds))[code[told]]
+    return found
+
+
+def _scaled(column: Column, cells: "pd.Series[object]") -> Array:
+    """A channel's readings on its lanes, in 0 to 1: [n] -> [n, lanes]; clipped, NaN for none."""
+    if column.kind == "numeric":
+        low, high = _lanes(column)[0]
+        return np.clip((np.clip(numbers(cells)[0], low, high) - low) / (high - low), 0.0, 1.0)[:, None]
+    codes = Codec(Schema(columns=(column,))).encode(pd.DataFrame({column.name: cells}))[:, 0]
+    told = (codes >= 0) & (codes < len(column.texts))
+    ones = np.eye(max(len(column.texts), 2))[np.where(told, codes, 0)][:, 1:]
+    return np.where(told[:, None], ones, np.nan)
+
+
+def resampled(read: Array, starts: Integers, schema: SeriesSchema) -> Array:
+    """One row a step from its readings, in order of time: [n, l] -> [steps, l]; NaN where there is none."""
+    if not len(starts):
+        return np.zeros((0, read.shape[1]))
+    known = ~np.isnan(read)
+    counts = np.add.reduceat(known, starts, dtype=np.int64)
+    none = counts == 0
+    if schema.resample in ("mean", "sum"):
+        # privacy: integers, so that the sum does not depend on where in memory a unit's rows lie
+        fine = np.rint(np.where(known, read, 0.0) * _FINE).astype(np.int64)
+        total = np.add.reduceat(fine, starts, axis=0) / _FINE
+        found = total / np.maximum(counts, 1) if schema.resample == "mean" else _summed(total, counts, schema)
+    elif schema.resample == "last":
+        place = np.where(known, np.arange(len(read))[:, None], -1)
+        last = np.maximum.reduceat(place, starts, axis=0)
+        found = np.take_along_axis(read, np.maximum(last, 0), 0)
+    else:
+        least, worst = (np.minimum, np.inf) if schema.resample == "min" else (np.maximum, -np.inf)
+        found = least.reduceat(np.where(known, read, worst), starts, axis=0)
+    return np.where(none, np.nan, found)
+
+
+def _summed(total: Array, counts: Integers, schema: SeriesSchema) -> Array:
+    """Sums of numeric channels, clipped to their bounds; of all else the mean."""
+    lanes = lanes_of(schema)
+    numeric = np.array([schema.channels[place].kind == "numeric" for place in lanes.channel])
+    own = counts[:, : len(lanes)]
+    summed = np.clip(total[:, : len(lanes)] + (own - 1) * lanes.low / lanes.width, 0.0, 1.0)
+    mean = total / np.maximum(counts, 1)
+    mean[:, : len(lanes)] = np.where(numeric, summed, mean[:, : len(lanes)])
+    return mean
+
+
+def _cut(
+    values: Array, places: tuple[Integers, Integers], stride: int, schema: SeriesSchema
+) -> Windows:
+    """Steps, sorted by id and time, to windows. Shapes: [g, l + kinds], ([g], [g])."""
+    who, step = places
+    length, found = schema.steps, []
+    for back in range(-(-length // stride)):
+        window = np.floor_divide(step, stride) - back
+        at = step - window * stride
+        found.append((np.arange(len(step))[at < length], window[at < length], at[at < length]))
+    which, window, at = (np.concatenate(part) for part in zip(*found, strict=True))
+    order = np.lexsort((window, who[which]))
+    which, window, at = which[order], window[order], at[order]
+    first = np.ones(len(order), bool)
+    first[1:] = (np.diff(who[which]) != 0) | (np.diff(window) != 0)
+    filled = np.full((int(first.sum()), length, values.shape[1]), np.nan)
+    filled[np.cumsum(first) - 1, at] = values[which]
+    start = MONDAY + window[first] * stride * schema.seconds[0]
+    return _kept(filled, who[which][first], start, schema)
+
+
+def _kept(filled: Array, who: Integers, start: Integers, schema: SeriesSchema) -> Windows:
+    """The windows that have enough readings, and in a unit of days lie in one, with their units and kinds."""
+    size = len(lanes_of(schema))
+    values, kinds = filled[:, :, :size], filled[:, :, size:]
+    values = held(values, schema)
+    chosen = (~np.isnan(values)).mean((1, 2)) >= schema.filled
+    if schema.unit == "day":
+        chosen &= start % DAY + schema.seconds[1] <= DAY
+    told = np.nan_to_num(kinds[chosen]).sum(1)
+    kind = np.where(told.sum(1) > 0, told.argmax(1), -1) if size < filled.shape[2] else np.full(len(told), -1)
+    who, start = who[chosen], start[chosen]
+    return Windows(values[chosen], who, start, _units(who, start, schema), kind)
+
+
+def _units(who: Integers, start: Integers, schema: SeriesSchema) -> Integers:
+    """Whose windows they are, from 0 on."""
+    if schema.unit == "window" or not len(who):
+        return np.arange(len(who))
+    changed = np.diff(who) != 0
+    if schema.unit not in OF_AN_ID:
+        changed |= np.diff(np.floor_divide(start, DAY)) != 0
+    return np.append(0, np.cumsum(changed))
+
+
+def held(values: Array, schema: SeriesSchema) -> Array:
+    """Gaps filled by the last reading before them in the window, for as long as the schema says: [w, t, l]."""
+    if schema.hold is None:
+        return values
+    most = seconds_of(schema.hold, "hold") // schema.seconds[0]
+    steps = np.arange(values.shape[1])[None, :, None]
+    last = np.maximum.accumulate(np.where(np.isnan(values), -1, steps), axis=1)
+    found = np.take_along_axis(values, np.maximum(last, 0), 1)
+    return np.where((last >= 0) & (steps - last <= most), found, values)
