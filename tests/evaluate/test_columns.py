@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 
 from privae.data.codec import Codec
@@ -71,3 +73,28 @@ def test_labels_of_images_are_a_column() -> None:
     assert found["labels"] == ["cat", "dog", "(outside the schema)"]
     assert found["real"] == [0.5, 0.5, 0]
     assert (found["tv"], found["baseline"]) == (0.5, 0)
+
+
+def test_metadata_for_sdmetrics_names_the_types_of_the_kept_columns() -> None:
+    schema = Schema(
+        columns=(
+            Column(name="pid", kind="numeric", bounds=(0, 9), bins=1, action="drop"),
+            Column(name="age", kind="numeric", bounds=(3.25, 77.5)),
+            Column(name="stage", kind="ordinal", categories=("low", "high")),
+            Column(name="ward", kind="category", categories=("cardiology",), other="other"),
+            Column(name="smoker", kind="boolean"),
+        ),
+        person="pid",
+        max_rows=2,
+    )
+    found = columns.sdmetrics_metadata(schema)
+    assert found == {
+        "columns": {
+            "age": {"sdtype": "numerical"},
+            "stage": {"sdtype": "categorical"},
+            "ward": {"sdtype": "categorical"},
+            "smoker": {"sdtype": "boolean"},
+        }
+    }
+    assert "77" not in json.dumps(found)
+    assert "cardiology" not in json.dumps(found)

@@ -1,6 +1,6 @@
-"""Columns as bars: shares of real beside shares of synthetic rows, with names for the cells, for a reader.
+"""Columns for a reader: bars of real beside synthetic shares, with names for the cells; metadata for SDMetrics.
 
-privacy: shares of real rows without noise: for the data holder only.
+privacy: shares of real rows without noise: for the data holder only. The metadata come from the schema alone.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from privae.data.codec import Codec
 from privae.data.column import Column
+from privae.data.schema import Schema
 from privae.evaluate.fidelity import Floats, column_variation, shares
 from privae.evaluate.learners import Codes
 
@@ -22,6 +23,7 @@ MOST_TEXTS = 12
 Group = tuple[str, NDArray[np.int64]]
 """A name, and the cells [1 + c] that it stands for; cell 0 is what the schema has no cell for."""
 
+_TYPES = {"numeric": "numerical", "category": "categorical", "ordinal": "categorical", "boolean": "boolean"}
 _RANGES = 20
 _OUTSIDE, _MISSING, _REST = "(outside the schema)", "(missing)", "(all other)"
 
@@ -72,6 +74,17 @@ def by_frequency(names: Sequence[str], sets: Sequence[Floats]) -> list[Group]:
     groups: list[Group] = [(names[cell - 1], np.array([cell])) for cell in np.sort(order[:top]).tolist()]
     rest: list[Group] = [(_REST, np.sort(order[top:]))] if top < count else []
     return [*groups, *rest, (_OUTSIDE, np.array([0]))]
+
+
+def sdmetrics_metadata(schema: Schema) -> dict[str, Any]:
+    """Metadata of one table, as SDMetrics reads it: {"columns": {name: {"sdtype": ...}}}.
+
+    Only the columns of the synthetic table; a person's column is not one of them. Bounds and categories are left
+    out, although SDMetrics would read them (`range_min`, `range_max`, `range_values`): they tell exact ranges.
+    Reports over several tables, and those of SDMetrics 0.32 on, want {"tables": {"table": ...}} around it.
+    Source: docs.sdv.dev/sdmetrics, "Single Table Metadata"; tried with SDMetrics 0.32.0.
+    """
+    return {"columns": {column.name: {"sdtype": _TYPES[column.kind]} for column in schema.kept}}
 
 
 def _groups(column: Column, sets: Sequence[Floats]) -> list[Group]:

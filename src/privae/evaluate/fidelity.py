@@ -26,6 +26,7 @@ LEVELS = 16
 
 _DENSE = 1 << 16  # cells of a pair that are counted in an array; beyond, only those that occur
 _BANDS = 16
+_CONSTANT = 1e-12  # a variance below it is rounding
 
 
 def column_variation(left: Codes, right: Codes, sizes: Codes) -> Floats:
@@ -90,6 +91,34 @@ def correlations(features: Floats) -> Floats:
     norms = np.sqrt((centered**2).sum(0))
     scaled = centered / np.where(norms > 0, norms, 1.0)
     return np.asarray(scaled.T @ scaled)
+
+
+def pair_sums(features: Floats) -> Floats:
+    """Sums over the rows where both x and y of two features are known: of 1, x, y, x^2, y^2, x y; NaN is a gap.
+
+    Shapes: [..., n, d] -> [6, ..., d, d].
+    """
+    known = (~np.isnan(features)).astype(np.float64)
+    x = np.nan_to_num(features)
+    turned, counted = np.swapaxes(x, -1, -2), np.swapaxes(known, -1, -2)
+    parts = [counted @ known, turned @ known, counted @ x, turned**2 @ known, counted @ x**2, turned @ x]
+    return np.stack(parts)
+
+
+def pearson(sums: Floats) -> Floats:
+    """Pearson's r from `pair_sums`, of values of about 1; 0 with a constant, NaN without rows.
+
+    Shapes: [6, ...] -> [...].
+
+    >>> pearson(pair_sums(np.array([[0.0, 1.0], [1.0, 0.0], [np.nan, 7.0]])))[0, 1]
+    np.float64(-1.0)
+    """
+    count = np.where(sums[0] > 0, sums[0], np.nan)
+    x, y, xx, yy, xy = sums[1:] / count
+    spread = np.minimum(xx - x**2, yy - y**2)
+    scale = np.sqrt(np.maximum((xx - x**2) * (yy - y**2), _CONSTANT**2))
+    found = np.clip((xy - x * y) / scale, -1, 1)
+    return np.asarray(np.where(np.isnan(count), np.nan, np.where(spread > _CONSTANT, found, 0.0)))
 
 
 def of_pairs(matrix: Floats) -> Floats:

@@ -30,6 +30,13 @@ _REASONS = {
     "synthetic": ("the synthetic rows do not hold two labels", "合成行中没有两种标签"),
     "test": ("the real rows to test on do not hold two labels", "用于测试的真实行中没有两种标签"),
     "pair": ("what is alone has no pairs", "只有一列，没有列对"),
+    "windows": (
+        f"this needs at least {2 * detection.FEWEST} real and {detection.FEWEST} synthetic windows",
+        f"至少需要 {2 * detection.FEWEST} 个真实窗口和 {detection.FEWEST} 个合成窗口",
+    ),
+    "step": ("windows of one step have no order", "只有一步的窗口没有先后顺序"),
+    "channel": ("one channel has no pairs", "只有一个通道，没有通道对"),
+    "gaps": ("a set holds too few known values for it", "其中一组数据的已知值过少"),
     "pixels": ("pixels have too many pairs; see the correlation", "像素对过多，请参见相关性"),
 }
 

@@ -17,7 +17,7 @@ from privae.data.values import column_of, distinct
 from privae.errors import UsageError
 from privae.evaluate.learners import Codes
 
-Set = TypeVar("Set", "Table", "Pictures")
+Set = TypeVar("Set", "Table", "Pictures", "Windows")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,20 @@ class Pictures:
 
     def __getitem__(self, rows: NDArray[np.int64]) -> Self:
         return type(self)(self.x[rows], None if self.labels is None else self.labels[rows], self.names)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of series, float64 [n, T, C] with NaN for gaps, and the label of each one, or None."""
+
+    x: NDArray[np.float64] = field(repr=False)
+    labels: NDArray[Any] | None = field(repr=False, default=None)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> Self:
+        return type(self)(self.x[rows], None if self.labels is None else self.labels[rows])
 
 
 def pictures(sets: Sequence[Any]) -> list[Pictures | None]:

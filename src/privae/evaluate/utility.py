@@ -195,7 +195,7 @@ def _table_training(drawn: Drawn[Table], seed: int) -> sections.Section:
     if len(codec.names) < 2:
         return sections.absent("alone")
     labels = [_learnable(one.codes, codec)[1] for one in (drawn.train, drawn.learned, drawn.test)]
-    if why := _hindrance(labels):
+    if why := hindrance(labels):
         return sections.absent(why)
     real, made = (
         table_scores(one.codes, drawn.test.codes, codec, MODELS, seed) for one in (drawn.train, drawn.learned)
@@ -209,14 +209,14 @@ def _image_training(drawn: Drawn[Pictures], _: int) -> sections.Section:
         return sections.absent("label")
     known = [one[np.flatnonzero(one.labels >= 0)] for one in sets if one.labels is not None]
     labels = [one.labels for one in known if one.labels is not None]
-    if why := _hindrance(labels):
+    if why := hindrance(labels):
         return sections.absent(why)
     pairs = [(one.x, one.labels) for one in known]
     real, made = ({"logistic": image_score(pair, pairs[2], IMAGE_ITERATIONS)} for pair in pairs[:2])
     return _training(drawn, "label", "accuracy", labels[2], (real, made))
 
 
-def _hindrance(labels: Sequence[Codes]) -> str | None:
+def hindrance(labels: Sequence[Codes]) -> str | None:
     """Which of the rows to train on, the synthetic ones and the rows to test on have fewer than two labels."""
     return next(
         (why for why, y in zip(("train", "synthetic", "test"), labels, strict=True) if len(np.unique(y)) < 2),
