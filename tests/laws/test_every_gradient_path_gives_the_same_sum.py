@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from privae.layers.capture import NOT_BY_VMAP
 from privae.layers.normalization import Affine
-from privae.models.elbo import elbo
+from privae.models.latent import elbo
 from privae.models.likelihoods import Categorical
 from privae.models.networks import Network, NetworkConfig
 from privae.plan import PLACES

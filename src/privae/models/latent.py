@@ -1,4 +1,4 @@
-"""The fitted model of the gradients recipe: an ordinary VAE with an N(0, I) prior, conditional on a label or not."""
+"""The evidence lower bound, the only ELBO in the project; the fitted VAE of gradients, with an N(0, I) prior."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from privae.models.elbo import elbo, kl
 from privae.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 from privae.models.networks import Autoencoder, Network
 from privae.models.priors import draw_classes
@@ -17,6 +16,38 @@ from privae.models.table import loaded_network
 _ROWS = 4096
 _DRAWS = 8  # posterior draws that a bound is averaged over
 _PARTS = ("reconstruction", "kl", "norm", "distance")
+
+
+def elbo(
+    network: Autoencoder,
+    likelihood: Likelihood,
+    record: Float[Tensor, "*batch d"],
+    condition: Float[Tensor, "*batch c"] | None,
+    noise: Float[Tensor, "*batch k"],
+    beta: float = 1.0,
+) -> Float[Tensor, "*batch"]:
+    """Log-likelihood of a record decoded from one posterior draw, less beta times its KL divergence.
+
+    One number a record: nothing is averaged over a batch, so that a clipped sum of gradients is bounded.
+
+    Shapes: record [..., d], condition [..., c] or None, noise [..., k] (standard normal) -> [...].
+    Source: Kingma and Welling 2014, arXiv:1312.6114; beta: Higgins et al. 2017.
+    """
+    mean, log_variance = network.encode(record, condition)
+    latent = mean + (0.5 * log_variance).exp() * noise
+    reconstruction = likelihood.log_prob(network.decode(latent, condition), record)
+    return reconstruction - beta * kl(mean, log_variance)
+
+
+def kl(mean: Float[Tensor, "*batch k"], log_variance: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
+    """Divergence of N(mean, exp(log_variance)) from N(0, I), in closed form.
+
+    Shapes: [..., k], [..., k] -> [...].
+
+    >>> kl(torch.ones(3), torch.zeros(3))
+    tensor(1.5000)
+    """
+    return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from privae.errors import DataError, UsageError
-from privae.models.elbo import elbo
-from privae.models.latent import LatentModel
+from privae.models.latent import LatentModel, elbo
 from privae.models.likelihoods import Bernoulli, Categorical, Likelihood
 from privae.models.networks import Activation, Autoencoder, Network, NetworkConfig
 from privae.plan import MICRO_BATCH, Phase, Plan, Setting
