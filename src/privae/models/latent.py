@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from privae.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from privae.models.likelihoods import Bernoulli, Categorical, Gappy, Gaussian, Likelihood
 from privae.models.networks import Autoencoder, Network
 from privae.models.priors import draw_classes
 from privae.models.table import loaded_network
+from privae.models.windows import WindowNetwork, loaded_windows
 
 _ROWS = 4096
 _DRAWS = 8  # posterior draws that a bound is averaged over
@@ -141,10 +142,9 @@ class LatentModel:
     def config(self) -> dict[str, Any]:
         """Everything public that `load` needs besides the state."""
         blocks = list(self.likelihood.sizes) if isinstance(self.likelihood, Categorical) else None
-        own = self.network.to_config() if isinstance(self.network, Network) else None
+        own = self.network.to_config() if isinstance(self.network, Network | WindowNetwork) else None
         known = {"network": own, "blocks": blocks, "pixels": self.likelihood.size, "latent": self.latent}
-        more = {"variance": self.likelihood.variance} if isinstance(self.likelihood, Gaussian) else {}
-        return known | more
+        return known | _spread(self.likelihood)
 
     @classmethod
     def load(
@@ -153,10 +153,10 @@ class LatentModel:
         """Inverse of `config` and `state`; a network of one's own is given again, its weights are restored."""
         likelihood = _likelihood(config)
         if config["network"] is not None:
-            own = loaded_network(config["network"], state)
-            if (own.config.inputs, own.config.latent) != (likelihood.size, config["latent"]):
+            own, sizes = _own(config["network"], state)
+            if sizes != (likelihood.size, config["latent"]):
                 raise ValueError("a network of other sizes than its model")
-            return cls(own, likelihood, state["weights"], own.config.latent)
+            return cls(own, likelihood, state["weights"], config["latent"])
         assert network is not None
         found = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
         network.load_state_dict(found)
@@ -179,9 +179,27 @@ class LatentModel:
         )
 
 
-def _likelihood(config: dict[str, Any]) -> Bernoulli | Gaussian | Categorical:
-    """The likelihood that a stored model was fitted with: only a Gaussian's file says a variance."""
+def _own(config: dict[str, Any], state: dict[str, Tensor]) -> tuple[Network | WindowNetwork, tuple[int, int]]:
+    """A network of privae's own, and how many numbers its records and their codes have."""
+    if "windows" in config:
+        windows = loaded_windows(config, state)
+        return windows, (windows.config.inputs, windows.config.codes)
+    network = loaded_network(config, state)
+    return network, (network.config.inputs, network.config.latent)
+
+
+def _spread(likelihood: Likelihood) -> dict[str, Any]:
+    """What a file says of a likelihood with a variance; nothing of the others, whose files stay what they were."""
+    if not isinstance(likelihood, Gaussian | Gappy):
+        return {}
+    return {"variance": likelihood.variance} | ({"gaps": True} if isinstance(likelihood, Gappy) else {})
+
+
+def _likelihood(config: dict[str, Any]) -> Bernoulli | Gaussian | Gappy | Categorical:
+    """The likelihood that a stored model was fitted with; see `_spread`."""
     if config["blocks"] is not None:
         return Categorical(tuple(config["blocks"]))
     size = config["pixels"]
+    if "gaps" in config:
+        return Gappy(size, config["variance"])
     return Gaussian(size, config["variance"]) if "variance" in config else Bernoulli(size)

@@ -38,7 +38,7 @@ from privae.privacy.ledger import Ledger
 from privae.recipes import detection, gradients, image, ratings, table
 from privae.recipes.detection import DetectionRecipe, ImageDetectionRecipe
 from privae.recipes.gradients import Training
-from privae.recipes.phases import Budget, Draft, Run
+from privae.recipes.phases import Budget, Draft, Run, joined
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class TableRecipe:
 
     def draft(self, budget: Budget) -> Draft:
         """The phases of the fit. Errors: UsageError or PrivacyRefused for a schema that cannot be fitted."""
+        gradients.check_plain(self.training)
         self.schema.check()
         self.schema.check_records()
         if len(self.schema.kept) < 2:
@@ -69,7 +70,7 @@ class TableRecipe:
         trained = gradients.draft(int(codec.offsets[-1]), 1, self._network(codec), self.training, budget)
         if self.by_gradients:
             return _noted(trained, self.network)
-        return gradients.joined(table.draft(self.schema, budget), trained)
+        return joined(table.draft(self.schema, budget), trained)
 
     def check(self, data: pd.DataFrame, labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
         """With strict, refuse values outside the schema before anything is charged."""
@@ -124,6 +125,7 @@ class ImageRecipe:
 
     def draft(self, budget: Budget) -> Draft:
         """The phases of the fit."""
+        gradients.check_plain(self.training)
         self.schema.check()
         if budget.strict:
             raise UsageError("strict is for tables: every pixel fits, and other labels take no part")
@@ -192,6 +194,7 @@ class RatingRecipe:
 
     def draft(self, budget: Budget) -> Draft:
         """The phases of the fit. Errors: UsageError for a schema that cannot be fitted."""
+        gradients.check_plain(self.training)
         ratings.check(self.schema, budget)
         if self.by_gradients:
             return ratings.draft_of_network(self.schema, self.training, budget)
