@@ -138,6 +138,7 @@ def draft(inputs: int, classes: int, network: nn.Module, training: Training, bud
     )
     counts = [statistics(LABELS, share, 1.0, math.sqrt(2), size=classes)] if classes > 1 else []
     batch = phase.sampling_rate * budget.rows
+    places = network.config.places if isinstance(network, WindowNetwork) else 1
     return Draft(
         recipe="gradients",
         phases=(*counts, phase),
@@ -152,7 +153,7 @@ def draft(inputs: int, classes: int, network: nn.Module, training: Training, bud
             **styled(training),
         },
         rows_needed=lambda noisy: noisy[-1].noise_multiplier * math.sqrt(size) / phase.sampling_rate / 2,
-        seconds=3.0 + training.steps * (4e-8 * size + 8e-10 * size * batch),
+        seconds=3.0 + training.steps * (4e-8 * size + 8e-10 * size * batch * places),
         megabytes=500 + 4e-6 * (budget.rows * inputs * 4 + 6 * batch * inputs),
     )
 
