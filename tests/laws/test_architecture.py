@@ -125,7 +125,7 @@ def test_a_folder_holds_at_most_nine_modules_and_lies_at_most_two_deep():
         assert len(folder.relative_to(SOURCE).parts) <= 1, folder.name
 
 
-@pytest.mark.parametrize(("name", "home"), [("elbo", "models/elbo.py"), ("train", "training/loop.py")])
+@pytest.mark.parametrize(("name", "home"), [("elbo", "models/latent.py"), ("train", "training/loop.py")])
 def test_there_is_exactly_one(name, home):
     assert [p for p in MODULES for f in functions(p) if f.name == name] == [SOURCE / home]
 

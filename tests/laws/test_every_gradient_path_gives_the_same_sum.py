@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from privae.layers.capture import NOT_BY_VMAP
 from privae.layers.normalization import Affine
-from privae.models.elbo import elbo
-from privae.models.likelihoods import Categorical
+from privae.models.latent import elbo
+from privae.models.likelihoods import Categorical, Gappy
 from privae.models.networks import Network, NetworkConfig
+from privae.models.windows import WindowConfig, WindowNetwork
 from privae.plan import PLACES
 from privae.privacy.clipping import Clipping
 from privae.privacy.gradients import (
@@ -180,6 +181,16 @@ def vae_loss(model: nn.Module, parts: tuple[Tensor, ...]) -> Tensor:
     return -elbo(model, Categorical((2, 3)), *parts, beta=0.5)
 
 
+def gappy_loss(model: nn.Module, parts: tuple[Tensor, ...]) -> Tensor:
+    assert isinstance(model, WindowNetwork)
+    return -elbo(model, Gappy(model.config.inputs), parts[0], None, parts[1])
+
+
+def with_gaps(values: Tensor) -> Tensor:
+    marks = (values > -0.5).double()
+    return torch.cat((values * marks, marks), -1)
+
+
 @dataclass(frozen=True)
 class Case:
     name: str
@@ -219,6 +230,18 @@ CASES = [
             torch.eye(2, dtype=torch.float64)[tokens(N) % 2],
             normal(N, 2),
         ),
+    ),
+    Case(
+        "windows of a series",
+        WindowNetwork(WindowConfig(windows=3, steps=7, channels=2, latent=2, hidden=(3, 4))),
+        gappy_loss,
+        (with_gaps(normal(N, 42)), normal(N, 6)),
+    ),
+    Case(
+        "a window by a GRU",
+        WindowNetwork(WindowConfig(windows=1, steps=7, kind="recurrent", latent=2, hidden=(3, 4))),
+        gappy_loss,
+        (with_gaps(normal(N, 7)), normal(N, 2)),
     ),
     Case("convolution", Image(), pooled(1), (normal(N, 1, 5, 5),)),
     Case("strided groups", nn.Conv2d(4, 6, 3, 2, 1, groups=2), pooled(3), (normal(N, 4, 5, 7),)),

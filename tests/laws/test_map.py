@@ -21,7 +21,7 @@ QUESTIONS = [
     ("what was spent", "privacy/ledger.py"),
     ("who takes part", "privacy/sampling.py"),
     ("not covered", "privacy/guarantee.py"),
-    ("evidence lower bound", "models/elbo.py"),
+    ("evidence lower bound", "models/latent.py"),
     ("likelihoods", "models/likelihoods.py"),
     ("class-conditional Gaussians", "models/priors.py"),
     ("multilayer perceptrons", "models/networks.py"),

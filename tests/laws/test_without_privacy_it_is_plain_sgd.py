@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from privae.models.elbo import elbo
+from privae.models.latent import elbo
 from privae.models.likelihoods import Bernoulli
 from privae.models.networks import Network, NetworkConfig
 from privae.privacy.gradients import Summation

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from privae.models.elbo import elbo, kl
+from privae.models.latent import elbo, kl
 from privae.models.likelihoods import Bernoulli
 from privae.models.networks import Network, NetworkConfig
 

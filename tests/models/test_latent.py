@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from privae.models.latent import LatentModel
-from privae.models.likelihoods import Bernoulli, Categorical, Gaussian
+from privae.models.likelihoods import Bernoulli, Categorical, Gappy, Gaussian
 from privae.models.networks import Network, NetworkConfig
 from privae.models.priors import draw_classes
+from privae.models.windows import WindowConfig, WindowNetwork
 
 
 def model(likelihood=None, classes=1):
@@ -68,7 +69,8 @@ def test_embeddings_are_posterior_means():
 
 
 @pytest.mark.parametrize(
-    ("likelihood", "classes"), [(Bernoulli(4), 3), (Categorical((2, 3)), 1), (Gaussian(4, 0.3), 2)]
+    ("likelihood", "classes"),
+    [(Bernoulli(4), 3), (Categorical((2, 3)), 1), (Gaussian(4, 0.3), 2), (Gappy(4, 0.2), 1)],
 )
 def test_a_model_comes_back_from_its_config_and_state(likelihood, classes):
     first = model(likelihood, classes)
@@ -127,3 +129,57 @@ def seeded_past_classes() -> torch.Generator:
     generator = torch.Generator().manual_seed(0)
     draw_classes(torch.ones(1).double(), 5, generator)
     return generator
+
+
+def windows(kind="convolution", count=2):
+    config = WindowConfig(kind=kind, windows=count, steps=8, latent=3, hidden=(4, 4))
+    network = WindowNetwork.from_config(config.model_dump(), torch.Generator().manual_seed(0)).eval()
+    return LatentModel(network, Gappy(config.inputs, 0.1), torch.ones(1).double(), config.codes)
+
+
+@pytest.mark.parametrize(("kind", "count"), [("convolution", 2), ("recurrent", 1)])
+def test_a_model_of_windows_comes_back_from_its_config_and_state(kind, count):
+    first = windows(kind, count)
+    again = LatentModel.load(
+        json.loads(json.dumps(first.config())), {k: v.clone() for k, v in first.state().items()}, None
+    )
+    drawn = [m.sample(20, torch.Generator().manual_seed(1))[0] for m in (first, again)]
+    assert torch.equal(*drawn)
+    values, marks = drawn[0].chunk(2, 1)
+    assert torch.equal(values == 0, marks == 0)
+    labels = torch.full((20,), -1)
+    assert torch.equal(*(m.log_likelihood(drawn[0], labels) for m in (first, again)))
+    assert torch.equal(*(m.embed(drawn[0], labels) for m in (first, again)))
+    parts = again.parts(drawn[0], labels)
+    assert torch.allclose(parts["reconstruction"] + parts["kl"], again.log_likelihood(drawn[0], labels))
+    assert (again.likelihood, again.latent) == (first.likelihood, 3 * count)
+    assert not again.network.training
+    assert again.log_likelihood(drawn[0][:0], labels[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"windows": 10**12},
+        {"windows": 10**30},
+        {"steps": 10**9},
+        {"latent": 10**12},
+        {"channels": 10**12},
+        {"hidden": [4] * 7},
+        {"hidden": [4] * 1000},
+        {"hidden": [4, 10**9]},
+        {"hidden": None},
+        {"kind": ["recurrent"]},
+        {"kind": "recurrent"},
+        {"windows": 1},
+    ],
+)
+def test_sizes_in_a_file_cost_nothing_before_its_weights_bear_them_out(sizes):
+    first = windows()
+    stored = first.config()
+    network = stored["network"] | sizes
+    numbers = [network[name] for name in ("windows", "steps", "channels", "latent")]
+    claimed = {"pixels": 2 * math.prod(numbers[:3]), "latent": numbers[0] * numbers[3]}
+    for more in ({}, claimed):
+        with pytest.raises((ValueError, TypeError, RuntimeError)):
+            LatentModel.load(stored | {"network": network} | more, first.state(), None)

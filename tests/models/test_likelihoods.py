@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from privae.errors import UsageError
-from privae.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, of_pixels
+from privae.models.likelihoods import Bernoulli, Categorical, Gappy, Gaussian, Likelihood, of_pixels
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -146,3 +146,45 @@ def test_a_variance_that_is_none_is_a_usage_error(variance):
 def test_pixels_of_a_polynomial_decoder_are_gaussian():
     assert of_pixels(4, polynomial=False) == Bernoulli(4)
     assert of_pixels(4, polynomial=True) == Gaussian(4)
+
+
+def test_known_values_and_all_marks_have_their_laws():
+    likelihood = Gappy(6, variance=0.2)
+    logits = torch.randn(4, 6, generator=seeded(11))
+    values, marks = torch.rand(4, 3, generator=seeded(12)), torch.eye(4)[:, :3]
+    normal = torch.distributions.Normal(logits[:, :3], 0.2**0.5).log_prob(values)
+    shown = torch.distributions.Bernoulli(logits=logits[:, 3:]).log_prob(marks)
+    expected = (marks * normal + shown).sum(-1)
+    found = likelihood.log_prob(logits, torch.cat((values, marks), -1))
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.equal(found, likelihood.log_prob(logits, torch.cat((values + 9 * (1 - marks), marks), -1)))
+
+
+def test_what_is_drawn_has_gaps():
+    # 20,000 draws, five-sigma bands, fixed seed
+    likelihood, logits = Gappy(4, 0.09), torch.tensor([0.3, -2.0, 9.0, 0.0]).expand(20_000, 4)
+    drawn = likelihood.sample(logits, seeded(13))
+    assert torch.equal(drawn, likelihood.sample(logits, seeded(13)))
+    values, marks = drawn.chunk(2, -1)
+    assert torch.equal(values == 0, marks == 0)
+    assert marks.mean(0).tolist() == pytest.approx([1.0, 0.5], abs=5 * 0.5 / 20_000**0.5)
+    assert values[marks[:, 1] == 1, 1].mean() == pytest.approx(-2.0, abs=5 * 0.3 / 9_000**0.5)
+    assert torch.equal(likelihood.mean(logits)[:, :2], logits[:, :2])
+    assert torch.equal(likelihood.mean(logits)[:, 2:], torch.sigmoid(logits[:, 2:]))
+
+
+@pytest.mark.parametrize("batch", [(), (0,), (2, 3)])
+def test_records_with_gaps_take_any_leading_dimensions(batch):
+    likelihood: Likelihood = Gappy(6)
+    zeros = torch.zeros(*batch, 6)
+    assert likelihood.log_prob(zeros, zeros).shape == batch
+    assert likelihood.sample(zeros).shape == likelihood.mean(zeros).shape == zeros.shape
+    assert likelihood.size == 6
+
+
+def test_gaps_need_a_mark_a_value_and_a_variance():
+    for size in (0, 3):
+        with pytest.raises(UsageError, match="one mark a value"):
+            Gappy(size)
+    with pytest.raises(UsageError, match="a positive number"):
+        Gappy(2, 0.0)

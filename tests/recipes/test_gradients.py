@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -8,8 +9,9 @@ from torch import nn
 
 from privae.errors import DataError, PrivacyRefused, UsageError
 from privae.models import networks
-from privae.models.likelihoods import Bernoulli, Categorical, Gaussian
+from privae.models.likelihoods import Bernoulli, Categorical, Gappy, Gaussian
 from privae.models.networks import RANGE, Network, NetworkConfig, Square
+from privae.models.windows import WindowConfig, WindowNetwork
 from privae.plan import MICRO_BATCH
 from privae.privacy.gradients import Summation
 from privae.privacy.noise import NoiseSource
@@ -215,6 +217,8 @@ def test_the_charged_slack_covers_every_block_on_either_path(expected):
         Training(batch=10**6),
         Training(hidden=(8,), activation="silu"),
         Training(hidden=(8,), activation="square"),
+        Training(hidden=(8,), network="convolution"),
+        Training(network="recurrent"),
     ],
 )
 def test_a_plan_tells_the_training_that_it_was_made_with(training):
@@ -231,6 +235,8 @@ def test_a_plan_without_gradients_has_the_default_training():
     assert Training.of(plan.model_copy(update={"phases": (statistic,)})) == Training()
     styled = plan.model_copy(update={"phases": (statistic,), "settings": {"activation": "square"}})
     assert Training.of(styled) == Training(activation="square")
+    windowed = plan.model_copy(update={"phases": (statistic,), "settings": {"network": "recurrent"}})
+    assert Training.of(windowed) == Training(network="recurrent")
 
 
 def test_a_plan_names_an_activation_only_where_it_is_not_the_default_one():
@@ -245,6 +251,38 @@ def test_a_plan_names_an_activation_only_where_it_is_not_the_default_one():
 def test_local_steps_and_the_penalty_of_squares_are_not_combined():
     with pytest.raises(UsageError, match="not combined with local steps"):
         planned(training=Training(activation="square", local=Local()))
+
+
+def test_a_plan_names_the_form_of_a_network_only_where_it_is_no_perceptron():
+    assert "network" not in planned()[0].settings
+    assert planned(training=Training(network="recurrent"))[0].settings["network"] == "recurrent"
+    with pytest.raises(UsageError, match="activations are for perceptrons"):
+        planned(training=Training(network="convolution", activation="square"))
+
+
+def test_networks_of_windows_are_for_series():
+    gradients.check_plain(Training())
+    for form in ("convolution", "recurrent"):
+        with pytest.raises(UsageError, match=r"^convolution and recurrent networks are for series$"):
+            gradients.check_plain(Training(network=form))
+
+
+@pytest.mark.parametrize(("kind", "windows"), [("convolution", 2), ("recurrent", 1)])
+def test_networks_of_windows_are_trained_by_rule_on_codes_of_every_window(kind, windows):
+    config = WindowConfig(kind=kind, windows=windows, steps=6, latent=2, hidden=(4,))
+    network = WindowNetwork.from_config(config.model_dump(), torch.Generator().manual_seed(0))
+    training = Training(latent=2, steps=25, learning_rate=3e-2, network=kind)
+    budget = Budget(math.inf, 1e-5, 200)
+    plan = plan_of(gradients.draft(config.inputs, 1, network, training, budget), budget, "schema", "source")
+    run, charged = started(plan)
+    values = torch.linspace(-0.5, 0.5, config.inputs // 2).repeat(200, 1)
+    x, y = torch.cat((values, torch.ones_like(values)), 1), torch.full((200,), -1)
+    before = copy.deepcopy(network)
+    model = gradients.fit(run, (x, y.numpy()), Gappy(config.inputs), 1, network)
+    assert {name for name, _ in charged} == {"gradients"}
+    assert model.latent == config.codes
+    untrained = type(model)(before, model.likelihood, model.weights, model.latent)
+    assert model.log_likelihood(x, y).mean() > untrained.log_likelihood(x, y).mean() + 3
 
 
 def squared(epsilon):

@@ -8,6 +8,7 @@ import torch
 
 from privae.data.column import Column
 from privae.data.images import ImageSchema
+from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.errors import DataError, PrivacyRefused, UsageError
 from privae.models.likelihoods import Gaussian
@@ -15,6 +16,7 @@ from privae.privacy.noise import NoiseSource
 from privae.recipes.gradients import Training
 from privae.recipes.modality import (
     ImageRecipe,
+    RatingRecipe,
     TableRecipe,
     from_members,
     needs_network,
@@ -96,6 +98,20 @@ def test_what_cannot_be_fitted_is_refused_by_the_plan(facts):
         (ImageRecipe(ImageSchema(height=4, width=4, classes=("a", "a"))), UsageError),
     ):
         with pytest.raises(error):
+            recipe.draft(BUDGET)
+
+
+@pytest.mark.parametrize("form", ["convolution", "recurrent"])
+def test_networks_of_windows_are_for_series(facts, form):
+    training = Training(network=form)
+    for recipe in (
+        TableRecipe(facts, training=training),
+        TableRecipe(facts, True, training),
+        ImageRecipe(ImageSchema(height=4, width=4), training=training),
+        ImageRecipe(ImageSchema(height=4, width=4), True, training),
+        RatingRecipe(RatingSchema(person="who", item="what", items=("a", "b")), True, training),
+    ):
+        with pytest.raises(UsageError, match="networks are for series"):
             recipe.draft(BUDGET)
 
 

@@ -22,7 +22,7 @@ from privae.privacy.gradients import Loss, Summation
 from privae.privacy.mechanism import Mechanism
 from privae.privacy.noise import NoiseSource
 from privae.privacy.sampling import Poisson, Sampling
-from privae.recipes.gradients import quantile_of
+from privae.recipes.phases import quantile_of
 from privae.training.bound import Rule
 from privae.training.loop import Objective, Release, Schedule, train
 from privae.training.state import State

@@ -1,4 +1,4 @@
-"""The fitted model of the gradients recipe: an ordinary VAE with an N(0, I) prior, conditional on a label or not."""
+"""The evidence lower bound, the only ELBO in the project; the fitted VAE of gradients, with an N(0, I) prior."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,15 +8,47 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from privae.models.elbo import elbo, kl
-from privae.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from privae.models.likelihoods import Bernoulli, Categorical, Gappy, Gaussian, Likelihood
 from privae.models.networks import Autoencoder, Network
 from privae.models.priors import draw_classes
 from privae.models.table import loaded_network
+from privae.models.windows import WindowNetwork, loaded_windows
 
 _ROWS = 4096
 _DRAWS = 8  # posterior draws that a bound is averaged over
 _PARTS = ("reconstruction", "kl", "norm", "distance")
+
+
+def elbo(
+    network: Autoencoder,
+    likelihood: Likelihood,
+    record: Float[Tensor, "*batch d"],
+    condition: Float[Tensor, "*batch c"] | None,
+    noise: Float[Tensor, "*batch k"],
+    beta: float = 1.0,
+) -> Float[Tensor, "*batch"]:
+    """Log-likelihood of a record decoded from one posterior draw, less beta times its KL divergence.
+
+    One number a record: nothing is averaged over a batch, so that a clipped sum of gradients is bounded.
+
+    Shapes: record [..., d], condition [..., c] or None, noise [..., k] (standard normal) -> [...].
+    Source: Kingma and Welling 2014, arXiv:1312.6114; beta: Higgins et al. 2017.
+    """
+    mean, log_variance = network.encode(record, condition)
+    latent = mean + (0.5 * log_variance).exp() * noise
+    reconstruction = likelihood.log_prob(network.decode(latent, condition), record)
+    return reconstruction - beta * kl(mean, log_variance)
+
+
+def kl(mean: Float[Tensor, "*batch k"], log_variance: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
+    """Divergence of N(mean, exp(log_variance)) from N(0, I), in closed form.
+
+    Shapes: [..., k], [..., k] -> [...].
+
+    >>> kl(torch.ones(3), torch.zeros(3))
+    tensor(1.5000)
+    """
+    return 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -110,10 +142,9 @@ class LatentModel:
     def config(self) -> dict[str, Any]:
         """Everything public that `load` needs besides the state."""
         blocks = list(self.likelihood.sizes) if isinstance(self.likelihood, Categorical) else None
-        own = self.network.to_config() if isinstance(self.network, Network) else None
+        own = self.network.to_config() if isinstance(self.network, Network | WindowNetwork) else None
         known = {"network": own, "blocks": blocks, "pixels": self.likelihood.size, "latent": self.latent}
-        more = {"variance": self.likelihood.variance} if isinstance(self.likelihood, Gaussian) else {}
-        return known | more
+        return known | _spread(self.likelihood)
 
     @classmethod
     def load(
@@ -122,10 +153,10 @@ class LatentModel:
         """Inverse of `config` and `state`; a network of one's own is given again, its weights are restored."""
         likelihood = _likelihood(config)
         if config["network"] is not None:
-            own = loaded_network(config["network"], state)
-            if (own.config.inputs, own.config.latent) != (likelihood.size, config["latent"]):
+            own, sizes = _own(config["network"], state)
+            if sizes != (likelihood.size, config["latent"]):
                 raise ValueError("a network of other sizes than its model")
-            return cls(own, likelihood, state["weights"], own.config.latent)
+            return cls(own, likelihood, state["weights"], config["latent"])
         assert network is not None
         found = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
         network.load_state_dict(found)
@@ -148,9 +179,27 @@ class LatentModel:
         )
 
 
-def _likelihood(config: dict[str, Any]) -> Bernoulli | Gaussian | Categorical:
-    """The likelihood that a stored model was fitted with: only a Gaussian's file says a variance."""
+def _own(config: dict[str, Any], state: dict[str, Tensor]) -> tuple[Network | WindowNetwork, tuple[int, int]]:
+    """A network of privae's own, and how many numbers its records and their codes have."""
+    if "windows" in config:
+        windows = loaded_windows(config, state)
+        return windows, (windows.config.inputs, windows.config.codes)
+    network = loaded_network(config, state)
+    return network, (network.config.inputs, network.config.latent)
+
+
+def _spread(likelihood: Likelihood) -> dict[str, Any]:
+    """What a file says of a likelihood with a variance; nothing of the others, whose files stay what they were."""
+    if not isinstance(likelihood, Gaussian | Gappy):
+        return {}
+    return {"variance": likelihood.variance} | ({"gaps": True} if isinstance(likelihood, Gappy) else {})
+
+
+def _likelihood(config: dict[str, Any]) -> Bernoulli | Gaussian | Gappy | Categorical:
+    """The likelihood that a stored model was fitted with; see `_spread`."""
     if config["blocks"] is not None:
         return Categorical(tuple(config["blocks"]))
     size = config["pixels"]
+    if "gaps" in config:
+        return Gappy(size, config["variance"])
     return Gaussian(size, config["variance"]) if "variance" in config else Bernoulli(size)

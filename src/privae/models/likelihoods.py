@@ -106,6 +106,53 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
+class Gappy:
+    """Values that may be lacking: m numbers around means, of one public variance, then m marks, 1 where it is known.
+
+    The second half of the logits says how likely a mark is; the value of a gap has no law, and does not count.
+
+    >>> Gappy(2, variance=1.0).log_prob(torch.zeros(2), torch.tensor([9.0, 0.0]))
+    tensor(-0.6931)
+    """
+
+    size: int
+    variance: float = VARIANCE
+
+    def __post_init__(self) -> None:
+        if self.size < 2 or self.size % 2:
+            raise UsageError("a record with gaps holds one mark a value: an even count of numbers")
+        Gaussian(self.size, self.variance)
+
+    def log_prob(
+        self, logits: Float[Tensor, "*batch d"], x: Float[Tensor, "*batch d"]
+    ) -> Float[Tensor, "*batch"]:
+        """Log-density of the known values and log-probability of all marks.  Shapes: [..., 2 m] -> [...]."""
+        (means, shown), (values, marks) = logits.chunk(2, -1), x.chunk(2, -1)
+        errors = (marks * (values - means).square()).sum(-1) / (2.0 * self.variance)
+        constant = 0.5 * math.log(2.0 * math.pi * self.variance) * marks.sum(-1)
+        return self._marks.log_prob(shown, marks) - errors - constant
+
+    def mean(self, logits: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """Each value's mean if it is known, then the probability that it is.  Shapes: [..., 2 m] -> [..., 2 m]."""
+        means, shown = logits.chunk(2, -1)
+        return torch.cat((means, self._marks.mean(shown)), -1)
+
+    def sample(
+        self, logits: Float[Tensor, "*batch d"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "*batch d"]:
+        """Values with noise of the variance, 0 in gaps, and marks.  Shapes: [..., 2 m] -> [..., 2 m]."""
+        means, shown = logits.chunk(2, -1)
+        marks = self._marks.sample(shown, generator)
+        return torch.cat(
+            (marks * Gaussian(self._marks.size, self.variance).sample(means, generator), marks), -1
+        )
+
+    @property
+    def _marks(self) -> Bernoulli:
+        return Bernoulli(self.size // 2)
+
+
+@dataclass(frozen=True)
 class Categorical:
     """Independent columns, each one-hot in its own block of cells; D cells in m blocks.
 

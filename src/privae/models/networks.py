@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from privae.errors import UsageError
 
 Activation = Literal["relu", "silu", "square"]
+Sizes = TypeVar("Sizes", bound=BaseModel)
 LOG_VARIANCE_LIMIT = 10.0
 RANGE, RANGE_WEIGHT = 3.0, 1.0  # public: what `Square` is trained to be given, and how much leaving it costs
 
@@ -199,14 +200,19 @@ class Network(nn.Module):
 
         Errors: UsageError for a size that is missing, unknown or not positive, or what `perceptron` refuses.
         """
-        try:
-            network = cls(NetworkConfig.model_validate(dict(config)))
-        except ValidationError as error:
-            place = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise UsageError(f"network sizes: {place or 'config'} is not valid; see NetworkConfig") from None
+        network = cls(validated(NetworkConfig, config))
         if generator is not None:
             initialize(network, generator)
         return network
+
+
+def validated(kind: type[Sizes], config: Mapping[str, Any]) -> Sizes:
+    """Stored sizes as a config. Errors: UsageError for one that is missing, unknown or not positive."""
+    try:
+        return kind.model_validate(dict(config))
+    except ValidationError as error:
+        place = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise UsageError(f"network sizes: {place or 'config'} is not valid; see {kind.__name__}") from None
 
 
 def perceptron(
@@ -248,15 +254,25 @@ def restored(build: Callable[[], nn.Module], layers: int, weights: Mapping[str, 
 
 
 def initialize(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw the weights of every Linear by `generator` from torch's own law, U(-1, 1) / sqrt(fan_in).
+    """Draw the weights of every Linear, convolution and recurrent layer by `generator` from torch's own law.
 
+    That is U(-1, 1) / sqrt(fan_in), or the root of the units of a recurrent layer.
     The global random state is neither read nor moved, so that a seed names the first weights.
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            bound = 1.0 / math.sqrt(layer.in_features)
+        size = _fan_in(layer)
+        if size is not None:
+            bound = 1.0 / math.sqrt(size)
             for parameter in layer.parameters(recurse=False):
                 nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+
+def _fan_in(layer: nn.Module) -> int | None:
+    if isinstance(layer, nn.Linear):
+        return layer.in_features
+    if isinstance(layer, nn.RNNBase):
+        return layer.hidden_size
+    return layer.weight[0].numel() if isinstance(layer, nn.modules.conv._ConvNd) else None
 
 
 def _beside(x: Tensor, condition: Tensor | None) -> Tensor:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from privae.errors import DataError, UsageError
-from privae.models.elbo import elbo
-from privae.models.latent import LatentModel
+from privae.models.latent import LatentModel, elbo
 from privae.models.likelihoods import Bernoulli, Categorical, Likelihood
 from privae.models.networks import Activation, Autoencoder, Network, NetworkConfig
+from privae.models.windows import WindowNetwork
 from privae.plan import MICRO_BATCH, Phase, Plan, Setting
-from privae.privacy.clipping import Kind, Quantile
+from privae.privacy.clipping import Kind
 from privae.privacy.gradients import (
     Loss,
     Precision,
@@ -29,7 +29,7 @@ from privae.privacy.gradients import (
 from privae.privacy.mechanism import Mechanism
 from privae.privacy.noise import NoiseSource
 from privae.privacy.sampling import Poisson
-from privae.recipes.phases import Budget, Draft, Run, statistics
+from privae.recipes.phases import Budget, Draft, Run, quantile_of, statistics
 from privae.training.bound import Rule
 from privae.training.loop import Local, Objective, Release, Schedule, local_rounds, train
 from privae.training.optimizers import Name
@@ -38,11 +38,10 @@ from privae.training.watch import Watch
 
 GRADIENTS, LABELS = "gradients", "label counts"
 _LABEL_SHARE = 0.02
-_GRADIENT_SHARE = 0.3  # of the budget, where gradients refine what statistics began
 _CERTAIN = 5.0
 PROBES = 6  # made-up records
 _CPU = torch.device("cpu")
-_QUANTILE_RATE = 0.2  # how fast the clip norm follows its quantile
+Form = Literal["perceptron", "convolution", "recurrent"]
 _UNFOLDED = (nn.modules.conv._ConvNd,)
 WARM_ROWS = 20_000  # samples that an encoder is warm-started on
 _WARM_STEPS, _WARM_BATCH = 400, 256
@@ -60,6 +59,7 @@ class Training:
     (see `Local`); then each site is one unit, and `rows` is how many sites there are.
     activation: of privae's own network. With "square" it is a polynomial (see `Square`), so that codes, and what images
     are decoded to, can be computed on ciphertexts: images are Gaussian then, since no polynomial is a sigmoid.
+    network: its form; only series take others than perceptrons (see `models.windows`), and `latent` is a window's then.
     """
 
     latent: int = 16
@@ -76,14 +76,16 @@ class Training:
     share: Literal["all", "decoder"] = "all"
     local: Local | None = None
     activation: Activation = "relu"
+    network: Form = "perceptron"
 
     @classmethod
     def of(cls, plan: Plan) -> "Training":
         """The choices that a plan was made with; the default ones where it trains nothing."""
         phase, settings = plan.phase(GRADIENTS), plan.settings
         activation = cast("Activation", settings.get("activation") or "relu")
+        form = cast("Form", settings.get("network") or "perceptron")
         if phase is None or plan.rows is None:
-            return cls(activation=activation)
+            return cls(activation=activation, network=form)
         return cls(
             latent=int(settings["latent"] or 0),
             hidden=tuple(int(size) for size in str(settings["hidden"]).split("-") if size),
@@ -99,6 +101,7 @@ class Training:
             share="decoder" if settings.get("share") == "decoder" else "all",
             local=Local.of(settings),
             activation=activation,
+            network=form,
         )
 
     def sampling_rate(self, rows: int) -> float:
@@ -116,7 +119,7 @@ def draft(inputs: int, classes: int, network: nn.Module, training: Training, bud
     """
     if budget.rows is None:
         raise UsageError("gradients need a public divisor: declare --rows, about how many records there are")
-    _check_local(training, classes)
+    _check(training, classes)
     size = trained_size(network, training.share)
     share = _LABEL_SHARE if classes > 1 else 0.0
     phase = Phase(
@@ -135,6 +138,7 @@ def draft(inputs: int, classes: int, network: nn.Module, training: Training, bud
     )
     counts = [statistics(LABELS, share, 1.0, math.sqrt(2), size=classes)] if classes > 1 else []
     batch = phase.sampling_rate * budget.rows
+    places = network.config.places if isinstance(network, WindowNetwork) else 1
     return Draft(
         recipe="gradients",
         phases=(*counts, phase),
@@ -149,22 +153,31 @@ def draft(inputs: int, classes: int, network: nn.Module, training: Training, bud
             **styled(training),
         },
         rows_needed=lambda noisy: noisy[-1].noise_multiplier * math.sqrt(size) / phase.sampling_rate / 2,
-        seconds=3.0 + training.steps * (4e-8 * size + 8e-10 * size * batch),
+        seconds=3.0 + training.steps * (4e-8 * size + 8e-10 * size * batch * places),
         megabytes=500 + 4e-6 * (budget.rows * inputs * 4 + 6 * batch * inputs),
     )
 
 
-def _check_local(training: Training, classes: int) -> None:
+def _check(training: Training, classes: int) -> None:
     if training.local and classes > 1:
         raise UsageError("local steps are for records without classes; leave the labels out")
     if training.local and training.activation == "square":
         # these steps follow the mean loss of a batch, beside which a penalty added whole would be too heavy
         raise UsageError('activation="square" is not combined with local steps; leave one of them out')
+    if training.network != "perceptron" and training.activation != "relu":
+        raise UsageError("activations are for perceptrons; leave out the other network, or the activation")
 
 
 def styled(training: Training) -> dict[str, Setting]:
-    """What a plan says of the activation: nothing of the default one, so that plans stay the ones they were."""
-    return {"activation": training.activation} if training.activation != "relu" else {}
+    """What a plan says of the activation and the form: nothing of the default ones, so that plans stay as they were."""
+    found: dict[str, Setting] = {} if training.activation == "relu" else {"activation": training.activation}
+    return found | ({} if training.network == "perceptron" else {"network": training.network})
+
+
+def check_plain(training: Training) -> None:
+    """Refuse a network of windows where records are none. Errors: UsageError."""
+    if training.network != "perceptron":
+        raise UsageError("convolution and recurrent networks are for series")
 
 
 def default_network(inputs: int, classes: int, training: Training) -> Network:
@@ -193,6 +206,8 @@ def fit(
     """
     x, labels = records
     latent = int(run.plan.settings["latent"] or 0)
+    if isinstance(network, WindowNetwork):
+        latent = network.config.codes
     empty = LatentModel(
         network, likelihood, torch.full((classes,), 1.0 / classes, dtype=torch.float64), latent
     )
@@ -243,15 +258,6 @@ def train_phase(
     network.cpu()
 
 
-def quantile_of(phase: Phase, expected: float) -> Quantile | None:
-    """The quantile that the clip norm of a phase follows, for the expected records a step; None keeps it."""
-    if phase.quantile is None:
-        return None
-    # votes noisier than three times the gradients cost these at most 6 % more noise
-    votes = max(expected / 10, 3 * phase.noise_multiplier, 1.0)
-    return Quantile(phase.quantile, _QUANTILE_RATE, votes, phase.sensitivity)
-
-
 def checked(
     network: nn.Module, loss: Loss, probe: tuple[Tensor, ...], planned: Summation, device: torch.device = _CPU
 ) -> Summation:
@@ -300,21 +306,6 @@ def trained_size(network: nn.Module, share: Literal["all", "decoder"]) -> int:
             )
         trained = network.decoder
     return sum(p.numel() for p in trained.parameters() if p.requires_grad)
-
-
-def joined(first: Draft, trained: Draft) -> Draft:
-    """A draft of statistics followed by a gradient phase that takes GRADIENT_SHARE of the budget."""
-    if trained.settings.get("unit"):
-        raise UsageError('local steps are for recipe="gradients": statistics are of records, not of sites')
-    kept = tuple(p.model_copy(update={"share": p.share * (1 - _GRADIENT_SHARE)}) for p in first.phases)
-    last = trained.phases[-1].model_copy(update={"share": _GRADIENT_SHARE})
-    return replace(
-        first,
-        phases=(*kept, last),
-        settings=first.settings | trained.settings | {"fidelity": True},
-        rows_needed=lambda noisy: first.rows_needed(noisy[:-1]),
-        seconds=first.seconds + trained.seconds,
-    )
 
 
 def refine(

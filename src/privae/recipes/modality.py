@@ -39,7 +39,7 @@ from privae.privacy.ledger import Ledger
 from privae.recipes import detection, gradients, image, ratings, table
 from privae.recipes.detection import DetectionRecipe, ImageDetectionRecipe
 from privae.recipes.gradients import Training
-from privae.recipes.phases import Budget, Draft, Run
+from privae.recipes.phases import Budget, Draft, Run, joined
 from privae.recipes.series import SeriesRecipe
 from privae.series.schema import SeriesSchema
 
@@ -55,6 +55,7 @@ class TableRecipe:
 
     def draft(self, budget: Budget) -> Draft:
         """The phases of the fit. Errors: UsageError or PrivacyRefused for a schema that cannot be fitted."""
+        gradients.check_plain(self.training)
         self.schema.check()
         self.schema.check_records()
         if len(self.schema.kept) < 2:
@@ -72,7 +73,7 @@ class TableRecipe:
         trained = gradients.draft(int(codec.offsets[-1]), 1, self._network(codec), self.training, budget)
         if self.by_gradients:
             return _noted(trained, self.network)
-        return gradients.joined(table.draft(self.schema, budget), trained)
+        return joined(table.draft(self.schema, budget), trained)
 
     def check(self, data: pd.DataFrame, labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
         """With strict, refuse values outside the schema before anything is charged."""
@@ -127,6 +128,7 @@ class ImageRecipe:
 
     def draft(self, budget: Budget) -> Draft:
         """The phases of the fit."""
+        gradients.check_plain(self.training)
         self.schema.check()
         if budget.strict:
             raise UsageError("strict is for tables: every pixel fits, and other labels take no part")
@@ -195,6 +197,7 @@ class RatingRecipe:
 
     def draft(self, budget: Budget) -> Draft:
         """The phases of the fit. Errors: UsageError for a schema that cannot be fitted."""
+        gradients.check_plain(self.training)
         ratings.check(self.schema, budget)
         if self.by_gradients:
             return ratings.draft_of_network(self.schema, self.training, budget)

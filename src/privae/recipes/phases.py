@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from privae.plan import (
     sampler_delta,
     unit_of,
 )
+from privae.privacy.clipping import Quantile
 from privae.privacy.mechanism import Event, Mechanism
 from privae.privacy.noise import NoiseSource
 from privae.privacy.sampling import PERSON
@@ -33,6 +34,8 @@ from privae.training.watch import Watch
 Array = NDArray[np.float64]
 Released = list[NDArray[Any]]
 CATEGORIES = "categories"
+_QUANTILE_RATE = 0.2  # how fast the clip norm follows its quantile
+_GRADIENT_SHARE = 0.3  # of the budget, where gradients refine what statistics began
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,30 @@ def threshold_delta(epsilon: float, delta: float, phases: Sequence[Phase]) -> fl
     """The share of delta that buying categories takes; 0 where nothing is bought, or without noise."""
     buys = any(phase.name == CATEGORIES for phase in phases) and math.isfinite(epsilon)
     return THRESHOLD_SHARE * delta if buys else 0.0
+
+
+def joined(first: Draft, trained: Draft) -> Draft:
+    """A draft of statistics followed by a gradient phase that takes GRADIENT_SHARE of the budget."""
+    if trained.settings.get("unit"):
+        raise UsageError('local steps are for recipe="gradients": statistics are of records, not of sites')
+    kept = tuple(p.model_copy(update={"share": p.share * (1 - _GRADIENT_SHARE)}) for p in first.phases)
+    last = trained.phases[-1].model_copy(update={"share": _GRADIENT_SHARE})
+    return replace(
+        first,
+        phases=(*kept, last),
+        settings=first.settings | trained.settings | {"fidelity": True},
+        rows_needed=lambda noisy: first.rows_needed(noisy[:-1]),
+        seconds=first.seconds + trained.seconds,
+    )
+
+
+def quantile_of(phase: Phase, expected: float) -> Quantile | None:
+    """The quantile that the clip norm of a phase follows, for the expected records a step; None keeps it."""
+    if phase.quantile is None:
+        return None
+    # votes noisier than three times the gradients cost these at most 6 % more noise
+    votes = max(expected / 10, 3 * phase.noise_multiplier, 1.0)
+    return Quantile(phase.quantile, _QUANTILE_RATE, votes, phase.sensitivity)
 
 
 @dataclass(frozen=True)
