@@ -33,19 +33,23 @@ def total(
         raise UsageError(f"a step has one row a unit and {len(plan.names)} numbers: values [n, d], units [n]")
     # privacy: whether two rows are of one unit is a matter of their two names alone
     codes, known = distinct(column_of(units))
-    values, codes = values[codes >= 0], codes[codes >= 0]
+    codes = np.where(
+        np.isin(codes, [place for place, name in enumerate(known) if not name.strip()]), -1, codes
+    )
+    values, codes = values[codes >= 0], np.unique(codes[codes >= 0], return_inverse=True)[1]
     if not len(codes):
         return np.zeros(plan.size, dtype=np.int64)
+    count = int(codes.max()) + 1
     whole, there = _rounded(plan, values)
     order = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[order], np.arange(len(known)))
+    starts = np.searchsorted(codes[order], np.arange(count))
     rows = np.add.reduceat(there[order].astype(np.int64), starts, axis=0)
     sums = np.add.reduceat(whole[order], starts, axis=0)
     means = np.sign(sums) * (np.abs(sums) // np.maximum(rows, 1))
     present = rows > 0
     if plan.gaps:
         marks = plan.mark * present.sum(axis=0)
-        return np.concatenate([means.sum(axis=0), marks, [plan.counted * len(known)]])
+        return np.concatenate([means.sum(axis=0), marks, [plan.counted * count]])
     complete = present.all(axis=1)
     return np.append(means[complete].sum(axis=0), plan.counted * int(complete.sum()))
 

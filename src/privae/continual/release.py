@@ -65,12 +65,11 @@ class Continual:
         ledger: that of the data set, charged before anything else; killed in between, the charge is lost.
         Errors: PrivacyRefused past the ledger's cap; UsageError for a folder that is not empty.
         """
-        folder = Path(folder).absolute()
-        _make(folder)
-        shared = _ledger_of(ledger)
+        folder, shared = Path(folder).absolute(), _ledger_of(ledger)
         own = Ledger.fresh(plan.delta, plan.unit)
         own.spend([plan.own_charge()])
-        reservation = "" if shared is None else _spent(shared, plan)
+        with _made(folder):
+            reservation = "" if shared is None else _spent(shared, plan)
         files.write_atomically(folder / PLAN, lambda file: file.write(plan.dumps().encode()))
         files.write_atomically(folder / LEDGER, lambda file: file.write(own.dumps().encode()))
         begun = State(
@@ -250,14 +249,23 @@ def _text(plan: ContinualPlan, state: State) -> str:
     )
 
 
-def _make(folder: Path) -> None:
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make the folder; away with it if the charge is refused."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists, and a stream is never overwritten; name a new folder")
+    there = folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{folder} cannot be made: {(error.strerror or 'unknown').lower()}") from None
     files.check_writable(folder / PLAN)
+    try:
+        yield
+    except BaseException:
+        if not there:
+            folder.rmdir()
+        raise
 
 
 def _ledger_of(given: Ledger | str | Path | None) -> Ledger | None:

@@ -98,9 +98,10 @@ class State:
             notes = _Notes.model_validate_json(members[_NOTES])
             arrays = safetensors.numpy.load(members[_ARRAYS])
             past, released = arrays["past"], arrays["released"]
-        except (KeyError, ValidationError, safetensors.SafetensorError):
+        except (KeyError, ValidationError, safetensors.SafetensorError, ArtifactError):
+            # privacy: an older copy would release steps again that are charged once, so none is asked for
             raise ArtifactError(
-                f"{path} is not the state of a stream; open a new one, charged again"
+                f"{path} is damaged, or not the state of a stream: it cannot go on; open a new one, charged again"
             ) from None
         fits = past.shape == shape and released.ndim == 2 and released.shape[1] == shape[1]
         if (

@@ -250,7 +250,10 @@ def _bounds(texts: list[str]) -> dict[str, tuple[float, float]]:
 def _errors(plan: "ContinualPlan", errors: dict[int, float]) -> str:
     """What the noise will do to a mean, in the widths of the bounds."""
     rows = [("mean over", "standard error, in % of the width of the bounds")]
-    rows += [(f"{last} {plan.when}s", f"{50 * error:.3g}") for last, error in errors.items()]
+    rows += [
+        (f"{last} {plan.when}{'' if last == 1 else 's'}", f"{50 * error:.3g}")
+        for last, error in errors.items()
+    ]
     return f"with about {plan.units:,} {plan.who}s, the noise alone gives\n{aligned(rows)}"
 
 
