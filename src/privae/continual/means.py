@@ -1,4 +1,4 @@
-"""Means and totals of released steps with their standard errors, which follow from the filter and no data."""
+"""Means and totals of released steps, and how exact they are, which follows from the filter and no data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -123,15 +123,8 @@ def open_stream(  # noqa: PLR0913  one parameter an option
 
         made = _planned(plan, bounds, {name: value for name, value in options.items() if value is not None})
         opened = Continual.open(folder, made, ledger)
-    windows = sorted({1, min(7, made.steps), min(30, made.steps), made.steps})
-    errors = {last: made.standard_error(last) for last in windows}
-    promise = made.guarantee()
-    text = (
-        f"{promise}\nwrote {folder}\n{_errors(made, errors)}\n"
-        f"add a {made.when}: privae stream add {folder} {made.when}.csv --unit {made.who}"
-    )
-    fields = {"folder": opened.folder, "plan": made.model_dump(), "guarantee": promise.to_dict()}
-    out.report(text, fields | {"standard_errors": errors, "ledger": ledger})
+    text, fields = _opened(folder, made)
+    out.report(text, fields | {"folder": opened.folder, "ledger": ledger})
 
 
 @streams.command("add", epilog=examples("privae stream add fleet 2026-03-01.csv --unit home"))
@@ -230,6 +223,18 @@ def _planned(path: Path | None, bounds: list[str] | None, options: dict[str, Any
         if name not in options:
             raise UsageError(f"--{name} has no default: {why}")
     return plans.planned(bounds=_bounds(bounds), **options)
+
+
+def _opened(folder: Path, plan: "ContinualPlan") -> tuple[str, dict[str, Any]]:
+    """What was promised, and how much noise that is."""
+    windows = sorted({1, min(7, plan.steps), min(30, plan.steps), plan.steps})
+    errors, promise = {last: plan.standard_error(last) for last in windows}, plan.guarantee()
+    text = (
+        f"{promise}\nwrote {folder}\n{_errors(plan, errors)}\n"
+        f"add a {plan.when}: privae stream add {folder} {plan.when}.csv --unit {plan.who}"
+    )
+    fields = {"plan": plan.model_dump(), "guarantee": promise.to_dict(), "standard_errors": errors}
+    return text, fields
 
 
 def _bounds(texts: list[str]) -> dict[str, tuple[float, float]]:
