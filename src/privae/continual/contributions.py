@@ -41,10 +41,11 @@ def total(
         return np.zeros(plan.size, dtype=np.int64)
     count = int(codes.max()) + 1
     whole, there = _rounded(plan, values)
-    order = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[order], np.arange(count))
-    rows = np.add.reduceat(there[order].astype(np.int64), starts, axis=0)
-    sums = np.add.reduceat(whole[order], starts, axis=0)
+    rows, sums = there.astype(np.int64), whole
+    if count < len(codes):
+        order = np.argsort(codes, kind="stable")
+        starts = np.searchsorted(codes[order], np.arange(count))
+        rows, sums = (np.add.reduceat(part[order], starts, axis=0) for part in (rows, sums))
     means = np.sign(sums) * (np.abs(sums) // np.maximum(rows, 1))
     present = rows > 0
     if plan.gaps:
