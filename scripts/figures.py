@@ -378,6 +378,33 @@ def _cell(value: Any) -> str:  # noqa: ANN401  whatever a row holds
     return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
+def render_continual(results: dict[str, Any] | None) -> str:
+    """What stands between the markers of the page on streams."""
+    if results is None:
+        return NOTHING
+    names = {
+        "protect": "protects",
+        "homes": "homes",
+        "best_for": "planned for a mean of, days",
+        "bands": "bands",
+        "mean_over": "mean over",
+        "percent": "standard error, % of the bounds' width",
+        "independent": "with independent noise",
+        "ratio": "ratio",
+    }
+    ran = {
+        "protect": "protects",
+        "noise": "noise",
+        "percent": "weekly error that was made, %",
+        "told": "that was told, %",
+    }
+    speed = {"units": "units", "numbers": "numbers", "step": "day", "seconds": "seconds of one add"}
+    errors = [row for row in _part(results, "errors") if row["protect"] == "step" or row["best_for"] == 7]
+    parts = [(errors, names), (_part(results, "simulated"), ran), (_part(results, "speed"), speed)]
+    tables = [_rows_of(rows, columns) for rows, columns in parts]
+    return "\n\n".join([*tables, _targets(results["checks"])])
+
+
 def _useful(results: dict[str, Any]) -> str:
     """Means over seeds of what is trained on synthetic records, federated and central beside each other."""
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
@@ -428,6 +455,7 @@ PAGES: tuple[tuple[Path, Path, _Render, str], ...] = (
     (FEDERATED, FEDERATED_RESULTS, render_federated, TOGETHER),
     (AUDIT.with_name("encrypted.md"), RESULTS.with_name("encrypted.json"), render_encrypted, FIGURES),
     (AUDIT.with_name("detection.md"), RESULTS.with_name("detection.json"), render_detection, FIGURES),
+    (AUDIT.with_name("continual.md"), RESULTS.with_name("continual.json"), render_continual, FIGURES),
     (AUDIT.with_name("ratings.md"), RESULTS.with_name("ratings.json"), render_ratings, FIGURES),
 )
 

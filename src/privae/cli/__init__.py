@@ -20,6 +20,7 @@ _VERBS = (
     "privae.cli.checks",
     "privae.cli.federating",
     "privae.service.recommending",
+    "privae.service.continuing",
     "privae.service.serving",
 )
 
@@ -39,6 +40,11 @@ federated = typer.Typer(
     rich_markup_mode=None, help="Fit one model with several sites, whose data stay where they are."
 )
 app.add_typer(federated, name="federated")
+streams = typer.Typer(
+    rich_markup_mode=None,
+    help="Release the means of a fleet, day after day, under one charge for all of them.",
+)
+app.add_typer(streams, name="stream")
 
 
 def examples(*lines: str) -> str:

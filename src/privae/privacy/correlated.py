@@ -131,6 +131,22 @@ class Correlated:
         """How many numbers the source drew."""
         return self._source.numbers_drawn
 
+    @property
+    def past(self) -> torch.Tensor:
+        """A copy of the vectors of noise that later steps need, [len(filter) - 1, size]: as secret as a key."""
+        return self._past.clone()
+
+    def resume(self, step: int, past: torch.Tensor) -> None:
+        """Go on after `step` whole steps of the same stream, whose `past` was kept, with a source of fresh coins.
+
+        Guarantee: that of the class, for the z_t of different steps are independent whatever source draws them;
+            if no step is drawn twice, which is the caller's to see to.
+        Errors: UsageError for another shape, or a step that is not of this stream.
+        """
+        if past.shape != self._past.shape or not 0 <= step <= self._stream.steps:
+            raise UsageError("what was kept is not of this stream; go on with its own plan")
+        self._step, self._place, self._past = step, 0, past.to(torch.float64).clone()
+
     def fill(self, out: Drawn, std: float) -> None:
         """Fill `out` with the next numbers of this step's noise, integers in grid steps."""
         if std != self._std:

@@ -28,6 +28,7 @@ _SIDE = 10  # images a side of a grid
 _BARS = 20
 _MOST_TEXTS = 8
 _LONGEST = 16  # characters of a category's name
+_FEW = 40  # steps of which each is marked
 _GAP = 0.08  # of an image, between two of them
 
 
@@ -56,6 +57,34 @@ def beside(
     handles, names = panels[0].get_legend_handles_labels()
     figure.suptitle(title, fontsize=12, fontweight="bold")
     figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize=10)
+    _save(figure, path)
+
+
+def course(means: pd.DataFrame, path: str | Path, title: str, step: str) -> None:
+    """Write a PNG of released means over time, a panel a number, with a band of two standard errors of the noise.
+
+    means: columns step, name, mean, standard_error; gaps stay gaps. All of it is released, so anybody may see it.
+    Errors: UsageError for no row, or a path that cannot be written.
+    """
+    names = list(dict.fromkeys(means["name"]))
+    if not names:
+        raise UsageError("there is no mean to draw")
+    across = min(3, len(names))
+    down = -(-len(names) // across)
+    figure = Figure(figsize=(max(6.4, 4.2 * across), 2.5 * down + 0.9), dpi=130, layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False, sharex=True).ravel()
+    for panel, name in zip(panels, names, strict=False):
+        rows = means[means["name"] == name]
+        x, mean, error = (rows[key].to_numpy(dtype=np.float64) for key in ("step", "mean", "standard_error"))
+        panel.fill_between(x, mean - 2 * error, mean + 2 * error, color=_REAL, alpha=0.25, linewidth=0)
+        panel.plot(x, mean, color=_REAL, linewidth=1.6, marker="o" if len(x) < _FEW else None, markersize=3)
+        panel.set_title(name, fontsize=10)
+        panel.set_xlabel(step, fontsize=9)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in panels[len(names) :]:
+        panel.set_axis_off()
+    figure.suptitle(f"{title}\nband: two standard errors of the noise", fontsize=11)
     _save(figure, path)
 
 
