@@ -30,7 +30,7 @@ from privae.errors import ArtifactError, UsageError
 from privae.fitted.anomalies import heat_of, scores_of
 from privae.fitted.kinds import AnyFitted, Fitted
 from privae.fitted.ratings import FittedRatings
-from privae.fitted.series import FittedSeries
+from privae.fitted.units import Units
 from privae.plan import Plan, check_budget
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
@@ -194,7 +194,10 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return -self.score_samples(X) if score is None else scores_of(self._fitted, X, score)
 
     def heat_map(self, X: Any) -> NDArray[np.float64]:  # noqa: ANN401
-        """Where each image is strange, [n, h, w], by a "detection" model; see `FittedImageDetection.heat`."""
+        """Where each record is strange: [n, h, w] of images by a "detection" model, [n, t, c] of windows of series.
+
+        See `FittedImageDetection.heat` and `FittedSeries.heat`.
+        """
         return heat_of(self._fitted, X)
 
     def predict(self, X: Any, contamination: float = 0.05) -> NDArray[np.int64]:  # noqa: ANN401
@@ -252,7 +255,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         plan, (twin, declared) = self.plan_, self._twin()
         named = self.network is not None or not plan.settings.get("own_network")
         recipe = twin._recipe(declared, plan)
-        rows = not isinstance(self.fitted_, FittedRatings | FittedSeries)
+        rows = not isinstance(self.fitted_, FittedRatings | Units)
         again = self._again if named and rows else None
         own = Own(self.fitted_, plan, recipe, again, self.identity, self.federation_)
         recipe.check(data, y, strict=False)
@@ -345,7 +348,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         plan, (model, declared) = self.plan_, self._twin()
         agreed = plan if declared.hash == plan.schema_hash else None
         model.fit(data, labels, schema=declared, plan=agreed, coins=coins)
-        assert not isinstance(model.fitted_, FittedRatings | FittedSeries)
+        assert not isinstance(model.fitted_, FittedRatings | Units)
         return model.fitted_, model.canary_findings_
 
     def _twin(self) -> tuple["VAE", Facts]:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privae.data.ratings import RatingSchema, named, profiles, read_schema, table_of
+from privae.data.ratings import RatingSchema, named, profiles, table_of
 from privae.data.schema import Schema
 from privae.errors import DataError, UsageError
+from privae.series.schema import read_schema
 
 ITEMS = ("a", "b", "c", "7")
 PLAIN = RatingSchema(person="who", item="what", items=ITEMS)

@@ -32,8 +32,8 @@ from privae.fitted.anomalies import Anomalies
 from privae.fitted.images import FittedImages
 from privae.fitted.kinds import AnyFitted
 from privae.fitted.ratings import FittedRatings
-from privae.fitted.series import FittedSeries
 from privae.fitted.table import FittedTable
+from privae.fitted.units import Units
 from privae.models.priors import ProductMixture
 from privae.models.table import TableModel, onehot
 from privae.plan import Plan
@@ -305,7 +305,7 @@ def _categories(canaries: Canaries, fit: _Fit) -> Floats | None:
 
 
 def _loss(canaries: Canaries, fit: _Fit) -> Floats:
-    if isinstance(fit.fitted, FittedSeries):
+    if isinstance(fit.fitted, Units):
         attacked = units.Attacked(fit.fitted)
         return attacked.score(attacked.rows(canaries.data))
     return fit.fitted.score(canaries.data)

@@ -55,7 +55,10 @@ def moment_reading(
 
 
 def _of_moments(
-    released: list[moments.Moments], rest: list[moments.Moments], canaries: tuple[Integers, Integers], noise: float
+    released: list[moments.Moments],
+    rest: list[moments.Moments],
+    canaries: tuple[Integers, Integers],
+    noise: float,
 ) -> Reading:
     """rest: moments of the real records of each class; canaries: their codes and classes."""
     mine, classes = canaries

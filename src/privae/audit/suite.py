@@ -20,7 +20,7 @@ from privae.audit.case import case_of as of_records
 from privae.audit.coins import Coins
 from privae.errors import DataError, UsageError
 from privae.fitted.ratings import FittedRatings
-from privae.fitted.series import FittedSeries
+from privae.fitted.units import Units
 from privae.privacy.noise import NoiseSource
 from privae.training.watch import Silent, Watch
 
@@ -109,7 +109,7 @@ def case_of(own: Own, data: tuple[Any, Any], holdout: Any, coins: Coins | None, 
     """The case of a model of ours: of a table or images record by record, of ratings and series unit by unit."""
     if isinstance(own.fitted, FittedRatings):
         return persons.case_of(own, data[0], holdout, coins, seed)
-    if isinstance(own.fitted, FittedSeries):
+    if isinstance(own.fitted, Units):
         return units.case_of(own, data[0], holdout, coins, seed)
     return of_records(own, data, holdout, coins, seed)
 
@@ -187,7 +187,7 @@ _NEEDS: dict[str, tuple[Callable[[Case], bool], dict[Language, str]]] = {
         },
     ),
     "rows": (
-        lambda case: case.own is not None and not isinstance(case.own.fitted, FittedRatings | FittedSeries),
+        lambda case: case.own is not None and not isinstance(case.own.fitted, FittedRatings | Units),
         {"en": "is for tables and images alone", "zh": "仅适用于表格和图像"},
     ),
     "plan": (
@@ -239,7 +239,7 @@ def _drawing(attack: Callable[[World, float, np.random.Generator], Result]) -> A
 
 def _inverted(case: Case, confidence: float, watch: Watch) -> Result:  # noqa: ARG001
     assert case.own is not None
-    assert not isinstance(case.own.fitted, FittedRatings | FittedSeries)
+    assert not isinstance(case.own.fitted, FittedRatings | Units)
     data, seed = case.world.members, case.world.seed
     records = data if isinstance(data, pd.DataFrame) else images_of(data)
     return inversion.of_model(
@@ -251,7 +251,7 @@ def _overheard(case: Case, confidence: float, watch: Watch) -> Result:  # noqa: 
     """What the coordinator of a study could read off a site's messages."""
     assert case.own is not None
     data, own = case.world.members, case.own
-    assert not isinstance(own.fitted, FittedRatings | FittedSeries)
+    assert not isinstance(own.fitted, FittedRatings | Units)
     records = data if isinstance(data, pd.DataFrame) else images_of(data)
     facts, seed = own.federation, case.world.seed
     return transcripts.of_model(

@@ -18,7 +18,8 @@ from privae.audit.coins import Coins
 from privae.audit.persons import by_lot, taking_part
 from privae.data.ratings import persons_in
 from privae.errors import DataError, UsageError
-from privae.fitted.series import FIRST, FittedSeries
+from privae.fitted.series import FittedSeries, FittedSeriesNetwork
+from privae.fitted.units import FIRST
 from privae.series.clock import DAY, MONDAY, wall_clock
 from privae.series.schema import OF_AN_ID, SeriesSchema
 from privae.series.windows import ids_in
@@ -32,43 +33,30 @@ _LATER = 80_000 * DAY  # when canaries without an id are, long after anybody's r
 
 @dataclass(frozen=True)
 class Attacked:
-    """A model of series as attacks use it: of units as rows [n, d] of the numbers of their mean windows."""
+    """A model of series as attacks use it: of units as rows [n, d]."""
 
-    fitted: FittedSeries = field(repr=False)
+    fitted: FittedSeries | FittedSeriesNetwork = field(repr=False)
 
     def rows(self, frame: pd.DataFrame) -> Floats:
-        """Units as rows: means over the windows that have the number, NaN where none has."""
-        values, _, unit = self.fitted.grouped(frame)
-        count = int(unit[-1]) + 1 if len(unit) else 0
-        known = ~np.isnan(values)
-        total, told = np.zeros((2, count, values.shape[1]))
-        np.add.at(total, unit, np.where(known, values, 0.0))
-        np.add.at(told, unit, known)
-        return np.where(told > 0, total / np.maximum(told, 1.0), np.nan)
+        """Units as rows."""
+        return self.fitted.unit_rows(frame)
 
     def score(self, data: Floats) -> Floats:
-        """The default score of every row, higher for a more ordinary one, [n]."""
-        return -self._scores(data)[self.fitted.score_name]
+        """The score of every row, higher for a more ordinary one, [n]."""
+        return self.fitted.unit_parts(data)["score"]
 
     def embed(self, data: Floats) -> Floats:
-        """Whitened principal coordinates of every row, [n, d]."""
-        return self.fitted.model.embed(data)
+        """Codes of every row, [n, k]."""
+        return self.fitted.unit_codes(data)
 
     def parts(self, data: Floats) -> dict[str, Floats]:
         """What a score is made of, each higher for a more ordinary row, [n]."""
-        found = {name: -values for name, values in self._scores(data).items()}
-        return found | {"distance": -np.sqrt(-found["diagonal"])}
+        return {name: values for name, values in self.fitted.unit_parts(data).items() if name != "score"}
 
     def records(self, data: Floats) -> Records:
         """Rows as points: numbers over their bounds' widths; a gap is -1."""
-        grid = self.fitted.layout.grid
-        placed = np.clip((data - grid.low) / grid.width, -0.5, 1.5)
-        return Records(
-            np.where(np.isnan(placed), -1.0, placed), np.ones(len(grid), bool), self.fitted.waves.names
-        )
-
-    def _scores(self, data: Floats) -> dict[str, Floats]:
-        return self.fitted.model.scores(data, np.zeros((len(data), 0), np.int64))
+        points, names = self.fitted.unit_points(data)
+        return Records(np.where(np.isnan(points), -1.0, points), np.ones(len(names), bool), names)
 
 
 def case_of(own: Own, data: pd.DataFrame, holdout: Any, coins: Coins | None, seed: int) -> Case:  # noqa: ANN401
@@ -77,7 +65,7 @@ def case_of(own: Own, data: pd.DataFrame, holdout: Any, coins: Coins | None, see
     Units that coins kept out of the fit are no members, and are the hold-out where none is given; about 10,000 units
     are looked at. Errors: DataError without units; UsageError for a hold-out that is no table.
     """
-    assert isinstance(own.fitted, FittedSeries)
+    assert isinstance(own.fitted, FittedSeries | FittedSeriesNetwork)
     model, schema = Attacked(own.fitted), own.fitted.schema
     which, names = units_in(data, schema)
     if not len(names):
@@ -162,7 +150,7 @@ def _with_channels(
     frame: pd.DataFrame, high: Bools, schema: SeriesSchema, owner: Integers
 ) -> tuple[pd.DataFrame, Integers]:
     """The rows with every channel at the end of its bounds, or its categories, that `high` says; long if need be."""
-    cells = {}
+    cells: dict[str, Any] = {}
     for column in schema.channels:
         if column.kind == "numeric":
             edges = column.numeric_bins.edges
@@ -172,9 +160,9 @@ def _with_channels(
             cells[column.name] = np.where(high, column.texts[-1], column.texts[0]).astype(object)
     if not schema.long:
         return frame.assign(**cells)[list(schema.columns)], owner
-    assert schema.channel is not None and schema.value is not None
+    columns = str(schema.channel), str(schema.value)
     parts = [
-        frame.assign(**{schema.channel: name, schema.value: np.asarray(values, dtype=object)})
+        frame.assign(**{columns[0]: name}).assign(**{columns[1]: np.asarray(values, dtype=object)})
         for name, values in cells.items()
     ]
     return pd.concat(parts, ignore_index=True)[list(schema.columns)], np.tile(owner, len(parts))

@@ -51,6 +51,10 @@ class Unit(StrEnum):
 
     RECORD = "record"
     PERSON = "person"
+    HOUSEHOLD = "household"
+    DEVICE = "device"
+    DAY = "day"
+    WINDOW = "window"
 
 
 class Composition(StrEnum):

@@ -18,7 +18,7 @@ from privae.errors import DataError, PrivaeError, ResourceError, UsageError
 from privae.evaluate import released
 from privae.federated.study import declared
 from privae.fitted.ratings import FittedRatings
-from privae.fitted.series import FittedSeries
+from privae.fitted.units import Units
 from privae.models.networks import Activation
 from privae.plan import Plan
 from privae.recipes.gradients import Training
@@ -283,7 +283,7 @@ def names_of(model: VAE, data: Any) -> dict[str, Any]:  # noqa: ANN401  records
     fitted = model.fitted_
     if isinstance(fitted, FittedRatings):
         return {fitted.schema.person: fitted.persons(data)}
-    if isinstance(fitted, FittedSeries):
+    if isinstance(fitted, Units):
         return {str(name): column for name, column in fitted.names(data).items()}
     return {"row": range(1, len(data) + 1)}
 

@@ -14,7 +14,8 @@ from privae.federated.chain import Verified
 from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee, rounded_up
 from privae.privacy.ledger import Ledger
-from privae.privacy.sampling import PERSON
+from privae.privacy.sampling import plural
+from privae.series.schema import SeriesSchema
 from privae.vae import VAE
 
 _SHORT = 12  # characters of a hash in a table
@@ -46,7 +47,7 @@ def plan_text(plan: Plan, *, promise: bool = True) -> str:
 
 
 def _rows(plan: Plan) -> str:
-    return "persons" if plan.unit == PERSON else "rows"
+    return plural(plan.unit)
 
 
 def verdict(plan: Plan) -> str:
@@ -61,6 +62,7 @@ def verdict(plan: Plan) -> str:
             "evaluation": "raise epsilon, or evaluate more",
             "detection": "raise epsilon, or keep fewer columns",
             "ratings": "popularity will recommend",
+            "series": "raise epsilon, or find more units",
         }
         instead = others.get(plan.recipe, "raise epsilon, or declare fewer bins")
         return f"can it work: hardly: it needs {need}, and noise will dominate; {instead}"
@@ -109,6 +111,9 @@ def model_text(model: VAE, path: Path) -> str:
     if isinstance(facts, Schema):
         names = [column.name for column in facts.kept]
         what = f"a table of {len(names)} columns: {', '.join(names)}"
+    elif isinstance(facts, SeriesSchema):
+        names = [column.name for column in facts.channels]
+        what = f"time series, one {facts.unit} a unit: windows of {facts.window} of {', '.join(names)}"
     elif isinstance(facts, RatingSchema):
         by = (
             "what a person likes"

@@ -1,12 +1,11 @@
 """One verb a function. A verb imports what it needs when it runs, so that --help does not wait for torch."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from privae.cli import app, checks, examples
 from privae.cli import options as given
-from privae.cli.terminal import Terminal, aligned
+from privae.cli.terminal import Terminal
 from privae.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from privae.plan import Plan
     from privae.training.watch import Watch
     from privae.vae import VAE
-
-_TOP, _MOST_DRAWN = 20, 48
 
 
 @app.command(
@@ -211,75 +208,6 @@ def sample(
     out.report(f"{warning}wrote {drawn} synthetic {what} to {output}", fields)
 
 
-@app.command(
-    epilog=examples(
-        "privae score patients.privae new.csv -o scores.csv",
-        "privae score patients.privae new.csv --top 20 --by tail     (a model of recipe detection)",
-        "privae score scans.privae new.npz --heat-map strange.png    (a model of recipe detection)",
-    )
-)
-def score(  # noqa: PLR0913  one parameter an option
-    model: given.Model,
-    data: given.Data,
-    top: given.Top = None,
-    by: given.ScoreBy = None,
-    heat_map: given.HeatMap = None,
-    output: given.MaybeOutput = None,
-    quiet: given.Quiet = False,
-    as_json: given.AsJson = False,
-) -> None:
-    """Score records: higher is stranger. Scores tell about your records, so keep them as you keep those."""
-    out = Terminal(quiet, as_json)
-    if top is not None and top < 1:
-        raise UsageError("--top must be at least 1")
-
-    def computed(fitted: "VAE", x: Any) -> Any:  # noqa: ANN401
-        if heat_map is None:
-            return fitted.decision_function(x, by)
-        return _with_heat(fitted, x, (by, top), (heat_map, [model, data]))
-
-    (who, names), scores = _applied(out, (model, data, output), computed)
-    import pandas as pd
-
-    if heat_map is not None:
-        out.note(f"wrote {heat_map}: the strangest images, and where they are strange")
-    frame = pd.DataFrame({who: names, "score": scores})
-    if top is not None or output is None:
-        frame = frame.sort_values("score", ascending=False, kind="stable").head(top or _TOP)
-    if output is None:
-        cells = [(str(row), f"{value:.4f}") for row, value in frame.itertuples(index=False)]
-        out.answer(aligned([(who, "score"), *cells]), {"scores": frame.to_dict("records")})
-        return
-    from privae.data.tables import write_table
-
-    write_table(frame, output)
-    first = " (the first is 1)" if who == "row" else ""
-    out.report(f"wrote {output}: {who}{first} and score (higher = stranger)", {"output": output})
-
-
-@app.command(epilog=examples("privae encode patients.privae new.csv -o codes.parquet"))
-def encode(
-    model: given.Model,
-    data: given.Data,
-    output: given.Output,
-    quiet: given.Quiet = False,
-    as_json: given.AsJson = False,
-) -> None:
-    """Write latent codes, one row a record. They tell about your records, so keep them as you keep those."""
-    out = Terminal(quiet, as_json)
-    (who, names), codes = _applied(out, (model, data, output), lambda fitted, x: fitted.transform(x))
-    import pandas as pd
-
-    from privae.data.tables import write_table
-
-    width = codes.shape[1]
-    frame = pd.DataFrame(codes, columns=[f"z{i}" for i in range(width)])
-    if who != "row":
-        frame.insert(0, who, names)
-    write_table(frame, output)
-    out.report(f"wrote {output}: {width} codes a record", {"output": output, "codes": width})
-
-
 @app.command(epilog=examples("privae inspect patients.privae", "privae inspect patients.privae --json"))
 def inspect(model: given.Model, quiet: given.Quiet = False, as_json: given.AsJson = False) -> None:
     """Say what a model is: its guarantee, its plan, the head of its ledger."""
@@ -339,42 +267,3 @@ def _say_fitted(out: Terminal, model: "VAE", target: Path, done: "Audit | None",
     found = None if done is None else {"passed": done.passed, "file": auditing.audit_file(target)}
     out.report(text, {**fields, "plan_hash": plan.hash, "ledger": ledger, "audit": found})
     checks.verdict(done)
-
-
-def _with_heat(
-    fitted: "VAE",
-    x: Any,  # noqa: ANN401
-    what: tuple[str | None, int | None],
-    target: tuple[Path, list[Path]],
-) -> Any:  # noqa: ANN401
-    """Scores, once the strangest images are drawn. what: score, how many; target: the PNG, and what is read."""
-    import numpy as np
-
-    from privae.cli import request
-    from privae.report import picture
-
-    path, sources = target
-    request.check_outputs(path, (".png",), sources)
-    fitted.heat_map(x[:0])  # refuses a model that has none, before anything is computed
-    scores = fitted.decision_function(x, what[0])
-    first = np.argsort(-scores, kind="stable")[: min(what[1] or _TOP, _MOST_DRAWN)]
-    names = [f"image {place + 1}: {scores[place]:.3g}" for place in first]
-    picture.heats(x[first], fitted.heat_map(x[first]), names, path)
-    return scores
-
-
-def _applied(
-    out: Terminal, paths: tuple[Path, Path, Path | None], compute: Callable[["VAE", Any], Any]
-) -> tuple[tuple[str, Any], Any]:
-    """What a model computes of the records in a file, and how these are named; the output is checked first."""
-    model, data, output = paths
-    with out.progress(f"loading {model.name}") as watch:
-        from privae.cli import request
-
-        request.check_outputs(output, request.TABLES, [model, data])
-        fitted = request.load(model)
-        request.check_kind(fitted, data, "reads")
-        watch.phase(f"reading {data.name}", 1)
-        x, _ = request.read(data)
-        watch.phase("computing", 1)
-        return request.names_of(fitted, x), compute(fitted, x)

@@ -33,6 +33,7 @@ from privae.fitted.anomalies import FittedDetection
 from privae.fitted.kinds import Fitted
 from privae.fitted.ratings import FittedRatings
 from privae.fitted.table import FittedTable
+from privae.fitted.units import Units
 from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
@@ -67,9 +68,9 @@ def load_members(content: bytes, name: str) -> Fitted:
         found = from_members(members, safetensors.torch.load(members["weights.safetensors"]))
     except (KeyError, ValueError, TypeError, RuntimeError, safetensors.SafetensorError):
         raise ArtifactError(f"{name} lacks a part or holds one that does not read; restore a copy") from None
-    if isinstance(found, FittedRatings):
+    if isinstance(found, FittedRatings | Units):
         raise UsageError(
-            f"{name} is a model of ratings; those of tables and images are evaluated between sites"
+            f"{name} is a model of {found.kind}; those of tables and images are evaluated between sites"
         )
     return found
 

@@ -42,6 +42,7 @@ from privae.privacy.sampling import CLIENT
 from privae.recipes.modality import Facts, recipe_of
 from privae.recipes.modality import Recipe as Fit
 from privae.recipes.phases import budget_of, check_plan
+from privae.series.schema import SeriesSchema, read_schema
 
 Share = Literal["all", "decoder"]
 Way = Literal["masked", "encrypted"]
@@ -354,7 +355,9 @@ class Terms(BaseModel):
             return released.load_members(content, str(self.model)).schema
         found = declared(self.folder / str(self.schema_file))
         if isinstance(found, RatingSchema | SeriesSchema):
-            raise UsageError("ratings and series are fitted at one place so far; a study takes tables and images")
+            raise UsageError(
+                "ratings and series are fitted at one place so far; a study takes tables and images"
+            )
         return found
 
     def study(self, publics: Mapping[str, str], coordinator: str) -> Study:

@@ -1,7 +1,7 @@
 """Fitted anomaly models: what of a record is read, and its scores; of tables, and of images."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -75,6 +75,14 @@ def records_of(frame: pd.DataFrame, schema: Schema, reading: Reading) -> tuple[F
 def pictured(images: NDArray[np.uint8], size: int) -> tuple[Floats, Integers]:
     """`size` numbers of each image, [n, size], and no category codes, [n, 0]."""
     return contrast.numbers(images, size), np.zeros((len(images), 0), np.int64)
+
+
+@runtime_checkable
+class Heated(Protocol):
+    """A model that says where a record is strange."""
+
+    def heat(self, data: Any) -> Floats:  # noqa: ANN401
+        """Where each record is strange: [n, h, w] of images, [n, t, c] of windows."""
 
 
 class Anomalies:
@@ -241,8 +249,10 @@ def scores_of(fitted: Any, data: Any, name: str) -> Floats:  # noqa: ANN401
 
 def heat_of(fitted: Any, images: Any) -> Floats:  # noqa: ANN401
     """Where each image is strange: [n, h, w]. Errors: UsageError for another model, or see `heat`."""
-    if not isinstance(fitted, FittedImageDetection):
-        raise UsageError('heat maps are of images, by a model that was fitted with recipe = "detection"')
+    if not isinstance(fitted, Heated):
+        raise UsageError(
+            'heat maps are of images, by a model that was fitted with recipe = "detection", and of time series'
+        )
     return fitted.heat(images)
 
 

@@ -20,12 +20,13 @@ from privae.fitted.series import FittedSeries
 from privae.fitted.tensors import Floats
 from privae.series.clock import MONDAY, NEVER, wall_clock
 from privae.series.waves import basis
-from privae.series.windows import Windows, blocks, held, readings, resampled
+from privae.series.windows import Windows, blocks, held, readings, resampled, windows
 
 Integers = NDArray[np.int64]
 
 MOST = 2048  # numbers of a window, steps times lanes
 _LEAST = 1e-3  # of the bounds' width, that a reading varies by at least
+_MOST_IDS = 100_000  # windows under way that are remembered
 _OWN = 2000  # windows of the model, that say how often a score is as high
 
 
@@ -43,7 +44,8 @@ class Course:
     def mean(self, start: Integers, kind: Integers) -> Floats:
         """What is expected of windows before any reading: [w], [w] -> [w, d], in 0 to 1."""
         given = self.fitted.waves.conditions(start, kind)
-        return 0.5 + self.fitted.model.normal_given(given)[0][:, self._places[0]] @ self._map.T
+        center = self.fitted.model.normal_given(given)[0]
+        return np.asarray(0.5 + center[:, self._places[0]] @ self._map.T)
 
     @cached_property
     def covariance(self) -> Floats:
@@ -88,7 +90,7 @@ class Course:
         """From frequencies to steps: [d, lanes times frequencies]."""
         steps, lanes = self.fitted.schema.steps, len(self.fitted.waves.lanes)
         wave = basis(steps, self.fitted.waves.frequencies) * np.sqrt(steps)
-        return np.einsum("tk,lm->tlmk", wave, np.eye(lanes)).reshape(steps * lanes, -1)
+        return np.asarray(np.einsum("tk,lm->tlmk", wave, np.eye(lanes)).reshape(steps * lanes, -1))
 
 
 def points(fitted: FittedSeries, data: pd.DataFrame) -> pd.DataFrame:
@@ -132,6 +134,52 @@ def _in_units(fitted: FittedSeries, values: Floats) -> dict[str, Floats]:
     }
 
 
+@dataclass(frozen=True)
+class Track:
+    """One lane of a window: readings [t], what is expected [t] and by how much it varies [t], and heat [t]."""
+
+    name: str
+    values: Floats = field(repr=False)
+    expected: Floats = field(repr=False)
+    deviation: Floats = field(repr=False)
+    heat: Floats = field(repr=False)
+
+
+def explained(
+    fitted: FittedSeries, data: pd.DataFrame, what: tuple[Integers, Floats]
+) -> list[tuple[str, NDArray[np.datetime64], list[Track]]]:
+    """Why windows are strange: their titles, times, and tracks. what: places of windows, and all windows' scores.
+
+    expected: of such a window before any of its readings. heat: see `FittedSeries.heat`; of a category's lanes, their
+    channel's. Errors: UsageError where the scores read the bounds alone.
+    """
+    course, schema, (chosen, scores) = Course(fitted), fitted.schema, what
+    found, names = windows(data, schema)
+    part = found.at(chosen)
+    mean, heat = course.mean(part.start, part.kind).reshape(part.values.shape), fitted.heat_of(part)
+    spread = np.sqrt(np.diagonal(course.covariance)).reshape(part.values.shape[1:])
+    lanes, result = fitted.waves.lanes, []
+    for place, (who, start) in enumerate(zip(part.who, part.start, strict=True)):
+        tracks = [
+            Track(
+                schema.channels[channel].name,
+                low + width * part.values[place, :, lane],
+                low + width * mean[place, :, lane],
+                width * spread[:, lane],
+                heat[place, :, channel],
+            )
+            for lane, (channel, low, width) in enumerate(
+                zip(lanes.channel, lanes.low, lanes.width, strict=True)
+            )
+        ]
+        time = start.astype("datetime64[s]") + np.arange(schema.steps) * np.timedelta64(
+            schema.seconds[0], "s"
+        )
+        title = f"{names[who]} {time[0]}: {scores[chosen[place]]:.3g}".strip()
+        result.append((title, time, tracks))
+    return result
+
+
 @dataclass
 class _State:
     """A window under way: readings of the last step, values [t, l], mean [d] and surprises [d], and its place."""
@@ -159,7 +207,9 @@ class Follower:
         each = max(_OWN // max(len(fitted.drawn(1, rng)), 1), 1)
         drawn = fitted.drawn(each, rng)
         flat = drawn.values.reshape(len(drawn), -1)
-        found = self.course.surprises(flat, self.course.mean(drawn.start, drawn.kind)).reshape(drawn.values.shape)
+        found = self.course.surprises(flat, self.course.mean(drawn.start, drawn.kind)).reshape(
+            drawn.values.shape
+        )
         self._own = np.sort(np.nanmean(found**2, 2), axis=0)
 
     def push(self, row: Mapping[str, Any]) -> dict[str, float | None]:
@@ -201,7 +251,10 @@ class Follower:
         start = MONDAY + window * self._schema.seconds[2]
         mean = self.course.mean(np.array([start]), np.array([kind]))[0]
         fresh = _State(window, np.full((steps, lanes), np.nan), mean, np.zeros(steps * lanes))
+        self._states.pop(name, None)
         self._states[name] = fresh
+        if len(self._states) > _MOST_IDS:
+            del self._states[next(iter(self._states))]  # whose window began first
         return fresh
 
     def _scored(self, state: _State, place: int, read: Floats) -> dict[str, float | None]:

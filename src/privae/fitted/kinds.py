@@ -4,7 +4,7 @@ from privae.errors import UsageError
 from privae.fitted.anomalies import Anomalies, FittedDetection, FittedImageDetection
 from privae.fitted.images import FittedImages
 from privae.fitted.ratings import FittedRatings
-from privae.fitted.series import FittedSeries
+from privae.fitted.series import FittedSeries, FittedSeriesNetwork
 from privae.fitted.table import FittedTable
 from privae.models.image import ImageModel
 from privae.models.latent import LatentModel
@@ -14,12 +14,12 @@ from privae.models.table import TableModel
 
 Fitted = FittedTable | FittedImages | FittedDetection | FittedImageDetection
 """A fitted model together with the public schema that its records are read by."""
-AnyFitted = Fitted | FittedRatings | FittedSeries
+AnyFitted = Fitted | FittedRatings | FittedSeries | FittedSeriesNetwork
 
 
 def belongs(fitted: AnyFitted) -> bool:
     """Whether a model takes the records of its schema, so that none makes it fail or fill the memory."""
-    if isinstance(fitted, Anomalies):
+    if isinstance(fitted, Anomalies | FittedSeriesNetwork):
         return fitted.belongs()
     if isinstance(fitted, FittedRatings):
         try:

@@ -6,16 +6,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from privae.data.column import Column, nullable, palette
 from privae.errors import UsageError
-from privae.fitted.anomalies import Anomalies, shown
-from privae.fitted.tensors import Floats
+from privae.fitted.anomalies import Anomalies
+from privae.fitted.tensors import Floats, array, arrays, no_labels
+from privae.fitted.units import Units
+from privae.models.latent import LatentModel
+from privae.models.likelihoods import Gappy
 from privae.models.scores import DetectionModel
+from privae.models.windows import WindowNetwork
 from privae.plan import Plan
-from privae.series.clock import DAY
-from privae.series.schema import OF_AN_ID, SeriesSchema
+from privae.series.clock import MONDAY
+from privae.series.schema import SeriesSchema
 from privae.series.waves import Waves, basis, conditions
 from privae.series.windows import Windows, blocks, lanes_of
 from privae.sums.quantiles import Layout
@@ -24,15 +29,12 @@ Integers = NDArray[np.int64]
 
 UNIT = "fineness"
 """The setting of a plan that says how finely numbers were counted."""
-FIRST = 11_323 * DAY  # 2001-01-01, a Monday: when made-up readings begin
-WEEK = 7 * DAY
 
 
 @dataclass(frozen=True)
-class FittedSeries(Anomalies):
+class FittedSeries(Anomalies, Units):
     """A model of windows: tables of readings in. A record is a window, in order of ids and time."""
 
-    schema: SeriesSchema
     model: DetectionModel
     kind: str = "series"
     score_name: ClassVar[str] = "mahalanobis"
@@ -61,19 +63,6 @@ class FittedSeries(Anomalies):
         values, unit = self.read(self.waves, data)
         return values, np.zeros((len(values), 0), np.int64), unit
 
-    def names(self, data: pd.DataFrame) -> pd.DataFrame:
-        """Which window is which: its id, if there are any, and when it starts."""
-        parts, names = blocks(data, self.schema)
-        found = [(part.who, part.start) for part in parts]
-        empty = np.zeros(0, np.int64)
-        who, start = (np.concatenate([empty, *(part[i] for part in found)]) for i in range(2))
-        return self.named(who, names, start)
-
-    def named(self, who: Integers, names: list[str], start: Integers) -> pd.DataFrame:
-        """Columns that say whose and when: the schema's id, if it has one, and its time."""
-        own = {} if self.schema.id is None else {self.schema.id: np.array(names, dtype=object)[who]}
-        return pd.DataFrame({**own, self.schema.time: start.astype("datetime64[s]")})
-
     def sample(self, count: int, seed: int) -> pd.DataFrame:
         """The readings of `count` new units, in the form of the schema's table; from Monday 2001-01-01 on.
 
@@ -82,11 +71,11 @@ class FittedSeries(Anomalies):
         """
         rng = np.random.default_rng(seed)
         found = self.drawn(count, rng)
-        return self._table(found, rng)
+        return self.table(found, rng)
 
     def drawn(self, count: int, rng: np.random.Generator) -> Windows:
         """The windows of `count` new units, which do not overlap; gaps are NaN."""
-        who, start, unit = self._places(count)
+        who, start, unit = self.places(count)
         kind = self._kinds(int(who.max(initial=-1)) + 1, rng)[who]
         given = self.waves.conditions(start, kind)
         values, _ = self.model.sample(len(start), rng, given)
@@ -95,7 +84,7 @@ class FittedSeries(Anomalies):
     def sampled_scores(self, count: int, data: pd.DataFrame) -> Floats:  # noqa: ARG002
         """Scores of the model's own windows."""
         rng = np.random.default_rng(0)
-        found = self.drawn(max(count // self._each, 1), rng)
+        found = self.drawn(max(count // self.each, 1), rng)
         values = self.waves.numbers(found)
         return -self.model.scores(values, np.zeros((len(values), 0), np.int64))[self.score_name]
 
@@ -105,12 +94,20 @@ class FittedSeries(Anomalies):
         The sum over a window is the part of its Mahalanobis score that low frequencies have; detail has no place.
         Errors: UsageError where the scores read the bounds alone.
         """
+        return self._heat(self.records(data)[0])
+
+    def heat_of(self, found: Windows) -> Floats:
+        """`heat` of windows that were cut already."""
+        return self._heat(self.waves.numbers(found))
+
+    def _heat(self, values: Floats) -> Floats:
         waves, steps = self.waves, self.schema.steps
-        parts = self.model.leaning(np.nan_to_num(self._centered(self.records(data)[0])))
+        parts = self.model.leaning(self._centered(values))
         size = len(waves.lanes) * waves.each
         wave = basis(steps, waves.frequencies).T
         fields = (
-            part[:, :size].reshape(len(part), len(waves.lanes), waves.each)[:, :, :-1] @ wave for part in parts
+            part[:, :size].reshape(len(part), len(waves.lanes), waves.each)[:, :, :-1] @ wave
+            for part in parts
         )
         lanes = np.multiply(*fields).transpose(0, 2, 1)
         return np.asarray(lanes @ np.eye(len(self.schema.channels))[waves.lanes.channel])
@@ -123,6 +120,26 @@ class FittedSeries(Anomalies):
     def counted_in(self, plan: Plan) -> Layout:
         """Where windows were counted: as finely as the plan says."""
         return replace(self.waves, unit=float(plan.settings[UNIT] or 0)).layout
+
+    def unit_rows(self, data: pd.DataFrame) -> Floats:
+        """Units as rows, for audits: the numbers of their mean windows, [u, d]; NaN where no window has one."""
+        values, _, unit = self.grouped(data)
+        return means(values, unit)
+
+    def unit_parts(self, rows: Floats) -> dict[str, Floats]:
+        """What a unit's score is made of, each higher for a more ordinary one, [u]; the score itself is "score"."""
+        found = self.model.scores(rows, np.zeros((len(rows), 0), np.int64))
+        parts = {name: -values for name, values in found.items()}
+        return parts | {"distance": -np.sqrt(found["diagonal"]), "score": parts[self.score_name]}
+
+    def unit_codes(self, rows: Floats) -> Floats:
+        """Whitened principal coordinates of units: [u, d]."""
+        return self.model.embed(rows)
+
+    def unit_points(self, rows: Floats) -> tuple[Floats, tuple[str, ...]]:
+        """Rows of units over their bounds, NaN for a gap, and what each number is."""
+        grid = self.layout.grid
+        return np.clip((rows - grid.low) / grid.width, -0.5, 1.5), self.waves.names
 
     def belongs(self) -> bool:
         """Whether the model takes the windows of its schema."""
@@ -138,35 +155,11 @@ class FittedSeries(Anomalies):
         """Numbers with gaps at the model's center."""
         return np.where(np.isnan(values), self.model.standard.center, values)
 
-    @property
-    def _each(self) -> int:
-        """Windows of a made-up unit."""
-        _, window, _ = self.schema.seconds
-        if self.schema.unit == "window":
-            return 1
-        if self.schema.unit == "day":
-            return (DAY - window) // self._apart + 1
-        return self.schema.windows or max(WEEK // self._apart, 1)
-
-    @property
-    def _apart(self) -> int:
-        """Seconds between the starts of made-up windows: whole strides, so that none overlap."""
-        _, window, stride = self.schema.seconds
-        return -(-window // stride) * stride
-
-    def _places(self, count: int) -> tuple[Integers, Integers, Integers]:
-        """Whose every window is, when it starts, and its unit: [w] each."""
-        unit, place = np.divmod(np.arange(count * self._each), self._each)
-        if self.schema.unit in OF_AN_ID:
-            return unit, FIRST + place * self._apart, unit
-        each = DAY if self.schema.unit == "day" else self._apart
-        return np.zeros(len(unit), np.int64), FIRST + unit * each + place * self._apart, unit
-
     def _kinds(self, count: int, rng: np.random.Generator) -> Integers:
         """Kinds of new ids, by their shares in the model: [count]; -1 where there are none."""
         if "kind" not in self.schema.conditions:
             return np.full(count, -1)
-        return rng.choice(len(self.schema.kinds), count, p=self.kind_shares)
+        return np.asarray(rng.choice(len(self.schema.kinds), count, p=self.kind_shares), np.int64)
 
     @property
     def kind_shares(self) -> Floats:
@@ -193,44 +186,142 @@ class FittedSeries(Anomalies):
             share = np.nan_to_num(values[:, lanes * waves.each + place], nan=0.0)
             gone = rng.random((len(values), steps)) < share[:, None]
             found[gone[:, :, None] & (waves.lanes.channel == channel)] = np.nan
-        return found
-
-    def _table(self, found: Windows, rng: np.random.Generator) -> pd.DataFrame:
-        """Windows as the schema's table; steps without any reading are left out."""
-        count, steps, _ = found.values.shape
-        schema = self.schema
-        flat = found.values.reshape(count * steps, -1)
-        level = np.repeat(rng.random(count), steps)
-        told = {
-            column.name: _cells(column, flat[:, self.waves.lanes.channel == place], level)
-            for place, column in enumerate(schema.channels)
-        }
-        time = (found.start[:, None] + np.arange(steps) * schema.seconds[0]).ravel()
-        names = [str(i + 1) for i in range(int(found.who.max(initial=-1)) + 1)]
-        own = self.named(np.repeat(found.who, steps), names, time)
-        if schema.kind is not None:
-            own.insert(len(own.columns) - 1, schema.kind, np.array(schema.kinds, dtype=object)[np.repeat(found.kind, steps)])
-        table = pd.DataFrame({**own, **told})[~np.isnan(flat).all(1)].reset_index(drop=True)
-        if not schema.long:
-            return table
-        assert schema.channel is not None and schema.value is not None
-        wide = table.astype({name: object for name in told})
-        melted = wide.melt(list(own.columns), var_name=schema.channel, value_name=schema.value)
-        return melted[melted[schema.value].notna()].reset_index(drop=True)
+        return np.asarray(found)
 
 
-def _cells(column: Column, lanes: Floats, level: Floats) -> Any:  # noqa: ANN401  a pandas array of whichever kind
-    """A channel's cells: [n, lanes] in 0 to 1 -> [n]. A category holds where its share passes the window's level."""
-    if column.kind == "numeric":
-        edges = column.numeric_bins.edges
-        low, high = column.bounds or (float(edges[0]), float(edges[-1]))
-        return shown(column, low + lanes[:, 0] * (high - low))
-    gaps = np.isnan(lanes).any(1)
-    shares = np.nan_to_num(lanes)[:, : max(len(column.texts) - 1, 0)]
-    total = np.maximum(shares.sum(1), 1.0)
-    rest = np.maximum(1.0 - shares.sum(1), 0.0)
-    reached = np.cumsum(np.concatenate([rest[:, None], shares / total[:, None]], 1), 1)
-    codes = np.minimum((reached <= level[:, None]).sum(1), reached.shape[1] - 1)
-    dtype: Any = nullable(column.returned) if gaps.any() else column.returned
-    known = pd.Series(palette(column), dtype=dtype).array
-    return known.take(np.where(gaps, -1, codes), allow_fill=True)
+@dataclass(frozen=True)
+class FittedSeriesNetwork(Units):
+    """A network of windows, trained by gradients of units: one window at each of its places, in a record.
+
+    A place is where a window lies in the cycle of as many windows as the network reads: days of a week, say.
+    """
+
+    model: LatentModel
+    kind: str = "series"
+
+    @property
+    def network(self) -> WindowNetwork:
+        """The network of the model."""
+        assert isinstance(self.model.network, WindowNetwork)
+        return self.model.network
+
+    def score(self, data: pd.DataFrame) -> Floats:
+        """Log-likelihood bound of every window, [w], the other places of its record being gaps."""
+        parts = [self._records(part, np.arange(len(part))) for part in blocks(data, self.schema)[0]]
+        return self._bounds(torch.cat([torch.zeros(0, self.network.config.inputs), *parts]))
+
+    def embed(self, data: pd.DataFrame) -> Floats:
+        """Latent codes of every window, [w, k]: those of its place."""
+        latent, found = self.network.config.latent, [np.zeros((0, self.network.config.latent))]
+        for part in blocks(data, self.schema)[0]:
+            records = self._records(part, np.arange(len(part)))
+            codes = array(self.model.embed(records, no_labels(len(records)))).reshape(len(part), -1, latent)
+            found.append(codes[np.arange(len(part)), self._at(part)])
+        return np.concatenate(found)
+
+    def sample(self, count: int, seed: int) -> pd.DataFrame:
+        """The readings of `count` new units, in the form of the schema's table; from Monday 2001-01-01 on."""
+        return self.table(self.drawn(count, seed), np.random.default_rng(seed))
+
+    def drawn(self, count: int, seed: int) -> Windows:
+        """The windows of `count` new units; gaps are NaN."""
+        config, generator = self.network.config, torch.Generator().manual_seed(seed)
+        who, start, unit = self.places(count)
+        of = unit * config.windows + np.arange(len(unit)) % self.each % config.windows
+        records = -(-(int(of.max(initial=-1)) + 1) // config.windows)
+        z = torch.randn(records, config.codes, generator=generator)
+        with torch.no_grad():
+            made = self.model.likelihood.sample(self.network.decode(z, None), generator)
+        half = made.shape[1] // 2
+        known = made[:, half:].bool().numpy()
+        values = np.where(known, made[:, :half].double().numpy() / 2 + 0.5, np.nan)
+        wide = np.clip(values, 0.0, 1.0).reshape(records * config.windows, config.steps, config.channels)
+        return Windows(wide[of], who, start, unit, np.full(len(unit), -1))
+
+    def sampled_scores(self, count: int, data: pd.DataFrame) -> Floats:  # noqa: ARG002
+        """Scores of the model's own windows."""
+        found = self.drawn(max(count // self.each, 1), 0)
+        return self._bounds(self._records(found, np.arange(len(found))))
+
+    def unit_rows(self, data: pd.DataFrame) -> Floats:
+        """Units as rows, for audits: the records that the network reads, [u, 2 m]."""
+        return records_of(data, self.schema, self.network.config.windows).double().numpy()
+
+    def unit_parts(self, rows: Floats) -> dict[str, Floats]:
+        """What a unit's bound is made of, each higher for one that is known better, [u]; the bound is "score"."""
+        records = torch.from_numpy(rows).float()
+        found = arrays(self.model.parts(records, no_labels(len(rows))))
+        return found | {"score": self._bounds(records)}
+
+    def unit_codes(self, rows: Floats) -> Floats:
+        """Latent codes of units: [u, k]."""
+        return array(self.model.embed(torch.from_numpy(rows).float(), no_labels(len(rows))))
+
+    def unit_points(self, rows: Floats) -> tuple[Floats, tuple[str, ...]]:
+        """Rows of units in 0 to 1, NaN for a gap, and what each number is."""
+        half = rows.shape[1] // 2
+        points = np.where(rows[:, half:] > 0, rows[:, :half] / 2 + 0.5, np.nan)
+        return points, tuple(f"reading {i}" for i in range(half))
+
+    def belongs(self) -> bool:
+        """Whether the model takes the windows of its schema."""
+        try:
+            self.schema.check()
+        except UsageError:
+            return False
+        if not isinstance(self.model.network, WindowNetwork) or not isinstance(self.model.likelihood, Gappy):
+            return False
+        config = self.network.config
+        return (config.steps, config.channels) == (self.schema.steps, len(lanes_of(self.schema)))
+
+    def _at(self, found: Windows) -> Integers:
+        """The place of each window in the cycle: [w]."""
+        return place_of(found.start, self.schema, self.network.config.windows)
+
+    def _records(self, found: Windows, record: Integers) -> Tensor:
+        return as_records(found, (record, self._at(found)), (len(found), self.network.config.windows))
+
+    def _bounds(self, records: Tensor) -> Floats:
+        return array(self.model.log_likelihood(records, no_labels(len(records))))
+
+
+def means(values: Floats, unit: Integers) -> Floats:
+    """The mean of each unit's rows, of those that are known: [w, d], [w] -> [u, d]; NaN where none is."""
+    count, known = (int(unit[-1]) + 1 if len(unit) else 0), ~np.isnan(values)
+    total, told = np.zeros((2, count, values.shape[1]))
+    np.add.at(total, unit, np.where(known, values, 0.0))
+    np.add.at(told, unit, known)
+    return np.where(told > 0, total / np.maximum(told, 1.0), np.nan)
+
+
+def place_of(start: Integers, schema: SeriesSchema, places: int) -> Integers:
+    """Where windows lie in the cycle of so many, which do not overlap, from a Monday's midnight on."""
+    _, window, stride = schema.seconds
+    return (start - MONDAY) // (-(-window // stride) * stride) % places
+
+
+def records_of(data: pd.DataFrame, schema: SeriesSchema, places: int) -> Tensor:
+    """Units as the records of a network, [u, 2 m]: the first window at each place that does not overlap others.
+
+    Guarantee: a record is a function of the rows of its unit alone; other units add rows of their own.
+    """
+    _, window, stride = schema.seconds
+    apart, found = -(-window // stride) * stride, []
+    for part in blocks(data, schema)[0]:
+        whole = np.flatnonzero((part.start - MONDAY) % apart == 0)
+        at = place_of(part.start[whole], schema, places)
+        _, first = np.unique(part.unit[whole] * places + at, return_index=True)
+        units, record = np.unique(part.unit[whole][first], return_inverse=True)
+        found.append(as_records(part.at(whole[first]), (record, at[first]), (len(units), places)))
+    size = 2 * places * schema.steps * len(lanes_of(schema))
+    return torch.cat([torch.zeros(0, size), *found])
+
+
+def as_records(found: Windows, where: tuple[Integers, Integers], shape: tuple[int, int]) -> Tensor:
+    """Windows at their records and places, [records, 2 m]: values in -1 to 1, then marks; all else is gaps."""
+    wide = np.full((*shape, *found.values.shape[1:]), np.nan)
+    wide[where] = found.values
+    flat = wide.reshape(shape[0], int(np.prod(wide.shape[1:])))
+    known = ~np.isnan(flat)
+    both = np.concatenate([np.where(known, 2.0 * flat - 1.0, 0.0), known], 1)
+    return torch.from_numpy(both.astype(np.float32))

@@ -239,7 +239,7 @@ class DetectionModel:
     def _explained(self, matrix: Array) -> Array:
         """Regression of the other values on those given, under a covariance: [given, d - given]."""
         own = len(matrix) - self.given
-        return np.linalg.solve(matrix[own:, own:], matrix[own:, :own])
+        return np.asarray(np.linalg.solve(matrix[own:, own:], matrix[own:, :own]))
 
     def _distance(self, values: Array) -> Array:
         """Squared Mahalanobis distance of the other values, given the last ones: that of all less that of these."""
@@ -249,7 +249,8 @@ class DetectionModel:
             return np.asarray(squared)
         own = len(self.mean) - self.given
         told = (self.standard.codes(values) - self.mean)[:, own:]
-        return np.maximum(squared - (told * np.linalg.solve(self.raised[own:, own:], told.T).T).sum(1), 0.0)
+        theirs = (told * np.linalg.solve(self.raised[own:, own:], told.T).T).sum(1)
+        return np.asarray(np.maximum(squared - theirs, 0.0))
 
     def _drawn_given(self, normal: Array, given: Array, wide: Array) -> Array:
         own = len(self.mean) - self.given
@@ -258,7 +259,8 @@ class DetectionModel:
         explained = self._explained(wide)
         rest = wide[:own, :own] - wide[:own, own:] @ explained
         drawn = told @ explained + normal[:, :own] @ np.linalg.cholesky(rest).T
-        return np.concatenate([self.quantiles.at(ndtr(np.pad(drawn, ((0, 0), (0, self.given)))))[:, :own], given], 1)
+        shares = ndtr(np.pad(drawn, ((0, 0), (0, self.given))))
+        return np.concatenate([self.quantiles.at(shares)[:, :own], given], 1)
 
     def _tails(self, values: Array, codes: Array) -> Array:
         """Sum of -log tail shares; beyond what was told from none, a share falls with the standardized distance."""

@@ -20,6 +20,12 @@ PERSON = "person"
 CLIENT = "client"
 """The unit of guarantees that protect all records of a site together."""
 
+
+def plural(unit: str) -> str:
+    """What several units are called; those of plain tables are their rows."""
+    return "rows" if unit in ("record", CLIENT) else f"{unit}s"
+
+
 _CERTAIN = 1.001  # covers the float64 roundings of a tail bound
 
 

@@ -152,19 +152,15 @@ def counted(run: Run, records: Records, layout: Layout) -> Counted:
     trees, cells = np.split(released, [layout.grid.size])
     parts = np.split(cells, np.cumsum(layout.sizes)[:-1]) if len(layout.sizes) else []
     per_column = np.append(quantiles.totals(trees, layout.grid), [part.sum() for part in parts])
-    records = quantiles.pooled(per_column, layout.grid, layout.sizes)
-    if records <= max(_CERTAIN * quantiles.deviation_of_total(layout.grid, deviation, layout.sizes), 1.0):
+    count = quantiles.pooled(per_column, layout.grid, layout.sizes)
+    if count <= max(_CERTAIN * quantiles.deviation_of_total(layout.grid, deviation, layout.sizes), 1.0):
         raise DataError(
             "the released row count cannot be told from none at this epsilon: too few records; give more rows or a "
             "larger epsilon"
         )
-    found = quantiles.quantiles(trees, layout.grid, records, deviation)
-    return Counted(
-        found,
-        _shares(cells, layout.sizes, records, quantiles.CERTAIN * deviation),
-        records,
-        deviation / records,
-    )
+    found = quantiles.quantiles(trees, layout.grid, count, deviation)
+    shares = _shares(cells, layout.sizes, count, quantiles.CERTAIN * deviation)
+    return Counted(found, shares, count, deviation / count)
 
 
 def totals_of(records: Records, layout: Layout) -> tuple[Integers, int]:
@@ -271,6 +267,7 @@ def _agreed(run: Run, found: Quantiles, grid: Grid) -> Standard:
 
 
 def check_size(records: Any) -> None:  # noqa: ANN401
+    """Errors: ResourceError for more records than sums hold."""
     if len(records) > _MOST_ROWS:
         raise ResourceError("more records than integer sums of 64 bits can hold; fit a part of them")
 
@@ -355,5 +352,6 @@ class ImageDetectionRecipe:
 
 
 def check_closed_form(budget: Budget) -> None:
+    """Errors: UsageError for a budget that asks for gradients."""
     if budget.fidelity:
         raise UsageError("detection trains no gradients; leave out fidelity")

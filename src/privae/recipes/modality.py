@@ -24,7 +24,7 @@ from privae.fitted.anomalies import FittedDetection, FittedImageDetection
 from privae.fitted.images import FittedImages
 from privae.fitted.kinds import AnyFitted, belongs
 from privae.fitted.ratings import FittedRatings
-from privae.fitted.series import FittedSeries
+from privae.fitted.series import FittedSeries, FittedSeriesNetwork
 from privae.fitted.table import FittedTable
 from privae.fitted.tensors import no_labels, unit
 from privae.models.image import ImageModel
@@ -40,7 +40,7 @@ from privae.recipes import detection, gradients, image, ratings, table
 from privae.recipes.detection import DetectionRecipe, ImageDetectionRecipe
 from privae.recipes.gradients import Training
 from privae.recipes.phases import Budget, Draft, Run, joined
-from privae.recipes.series import SeriesRecipe
+from privae.recipes.series import SERIES, SeriesRecipe
 from privae.series.schema import SeriesSchema
 
 
@@ -313,21 +313,25 @@ def recipe_named(
     if name not in NAMES:
         raise UsageError(f"recipe is one of {', '.join(NAMES)}")
     if name == detection.RECIPE:
-        if isinstance(schema, RatingSchema | SeriesSchema):
-            raise UsageError('recipe "detection" is for tables and images; "auto" scores all others, too')
-        if (training is not None and gradients.styled(training)) or network is not None:
-            raise UsageError('a network is for recipe="gradients"; detection trains none')
-        return DetectionRecipe(schema) if isinstance(schema, Schema) else ImageDetectionRecipe(schema)
-    if isinstance(schema, RatingSchema):
+        return _of_detection(schema, training, network)
+    if isinstance(schema, RatingSchema | SeriesSchema):
         if network is not None:
-            raise UsageError("ratings take no network of your own; leave it out")
+            raise UsageError("ratings and series take no network of your own; leave it out")
+        if isinstance(schema, SeriesSchema):
+            return SeriesRecipe(schema, name == "gradients", training or SERIES)
         return RatingRecipe(schema, name == "gradients", training or Training())
-    if isinstance(schema, SeriesSchema):
-        if name == "gradients" or network is not None or (training is not None and gradients.styled(training)):
-            raise UsageError("series are fitted by statistics; leave out recipe, network and activation")
-        return SeriesRecipe(schema)
     made = ImageRecipe if isinstance(schema, ImageSchema) else TableRecipe
     return made(schema, name == "gradients", training or Training(), network)  # type: ignore[arg-type]
+
+
+def _of_detection(
+    schema: Facts, training: Training | None, network: nn.Module | None
+) -> DetectionRecipe | ImageDetectionRecipe:
+    if isinstance(schema, RatingSchema | SeriesSchema):
+        raise UsageError('recipe "detection" is for tables and images; "auto" scores all others, too')
+    if (training is not None and gradients.styled(training)) or network is not None:
+        raise UsageError('a network is for recipe="gradients"; detection trains none')
+    return DetectionRecipe(schema) if isinstance(schema, Schema) else ImageDetectionRecipe(schema)
 
 
 def identity(fitted: AnyFitted, ledger_head: str) -> str:
@@ -362,7 +366,8 @@ def from_members(
     elif stored["kind"] == "ratings":
         fitted = FittedRatings(RatingSchema.loads(schema.decode()), model)
     elif stored["kind"] == "series":
-        fitted = FittedSeries(SeriesSchema.loads(schema.decode()), model)
+        of = FittedSeries if isinstance(model, DetectionModel) else FittedSeriesNetwork
+        fitted = of(SeriesSchema.loads(schema.decode()), model)
     else:
         shown = FittedImageDetection if isinstance(model, DetectionModel) else FittedImages
         fitted = shown(ImageSchema.model_validate_json(schema), model)

@@ -25,7 +25,7 @@ from privae.plan import (
 from privae.privacy.clipping import Quantile
 from privae.privacy.mechanism import Event, Mechanism
 from privae.privacy.noise import NoiseSource
-from privae.privacy.sampling import PERSON
+from privae.privacy.sampling import plural
 from privae.training.group import ALONE, Group
 from privae.training.loop import Hands
 from privae.training.state import FORGETFUL, Keeper, uninterrupted
@@ -259,7 +259,7 @@ def statistics(name: str, share: float, sensitivity: float, replace_ratio: float
 
 def _verdict(rows: int | None, needed: int, unit: str) -> tuple[str, ...]:
     if rows is not None and rows < needed:
-        what = "persons" if unit == PERSON else "rows"
+        what = plural(unit)
         return (
             f"weak: with about {rows} {what} the noise will dominate; this epsilon is expected to work "
             f"from about {needed} {what}",

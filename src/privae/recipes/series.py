@@ -10,17 +10,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
-
 from scipy.special import ndtr
 
 from privae.errors import DataError, UsageError
-from privae.fitted.series import UNIT, FittedSeries
+from privae.fitted.series import UNIT, FittedSeries, FittedSeriesNetwork, records_of
+from privae.fitted.tensors import no_labels
+from privae.fitted.units import Units
+from privae.models.likelihoods import Gappy
 from privae.models.scores import Cells, DetectionModel, Quantiles, Standard
+from privae.models.windows import HIDDEN, WindowNetwork
 from privae.plan import Setting
 from privae.privacy.accountant import gaussian_mu
-from privae.recipes import detection
+from privae.recipes import detection, gradients
 from privae.recipes.detection import Counted, Records, Trust
+from privae.recipes.gradients import Training
 from privae.recipes.phases import Budget, Draft, Run, statistics
 from privae.series.schema import SeriesSchema
 from privae.series.waves import FEWEST, MOST, Waves, conditions
@@ -37,8 +42,17 @@ TRUST_OF_FEW = Trust(3.0, 0.5)
 _EACH, _EACH_OF_FEW = 5.5, 4.0  # n mu a number that is released
 _USUAL = 6  # frequencies a lane, where no units are declared
 _FEW = 30.0  # n mu below which nothing is spent on quantiles
-_FINE = ((300.0, 0.08), (3000.0, 0.02), (math.inf, 0.005))  # n mu, and how finely numbers are counted below it
+_FINE = (
+    (300.0, 0.08),
+    (3000.0, 0.02),
+    (math.inf, 0.005),
+)  # n mu, and how finely numbers are counted below it
 _COUNT_SHARE = 0.1
+PLACES = "places"
+_MOST_PLACES = 16  # windows of a unit that gradients read
+_VARIANCE = 0.02  # public: of readings in -1 to 1 around their means
+SERIES = Training(network="convolution", latent=4, hidden=HIDDEN["convolution"], learning_rate=1e-2)
+"""What gradients of series are by default: a small convolutional network."""
 _CERTAIN = 3.0
 _NOTE = "few units for this epsilon: numbers keep public units, and only their moments are released"
 
@@ -58,7 +72,7 @@ def frequencies_for(schema: SeriesSchema, budget: Budget) -> int:
 
 
 def _signal(budget: Budget) -> float | None:
-    """n mu with the declared n, infinite without noise; None where no units are declared."""
+    """The declared n times mu, infinite without noise; None where no units are declared."""
     mu = gaussian_mu(budget.epsilon, budget.accountant_delta)
     return mu if math.isinf(mu) else None if budget.rows is None else budget.rows * mu
 
@@ -72,9 +86,11 @@ def waves_for(schema: SeriesSchema, budget: Budget) -> Waves:
 
 @dataclass(frozen=True)
 class SeriesRecipe:
-    """How time series are fitted: by two releases of statistics."""
+    """How time series are fitted: by two releases of statistics, or by gradients of units."""
 
     schema: SeriesSchema
+    by_gradients: bool = False
+    training: Training = SERIES
 
     def draft(self, budget: Budget) -> Draft:
         """The phases of the fit. Errors: UsageError for a schema or a budget that series cannot be fitted with."""
@@ -82,10 +98,16 @@ class SeriesRecipe:
         if budget.strict:
             raise UsageError("strict is for tables; of series, values are clipped to their bounds")
         detection.check_closed_form(budget)
+        if self.by_gradients:
+            return self._draft_of_network(budget)
         waves = waves_for(self.schema, budget)
         expected = 3.0 + 1e-4 * (budget.rows or 1000), 600.0
         made = detection.drafted(waves.layout, budget, TRUST.full, expected, units.REPLACE_RATIO)
-        settings: dict[str, Setting] = {"unit": self.schema.unit, FREQUENCIES: waves.frequencies, UNIT: waves.unit}
+        settings: dict[str, Setting] = {
+            "unit": self.schema.unit,
+            FREQUENCIES: waves.frequencies,
+            UNIT: waves.unit,
+        }
         if (_signal(budget) or math.inf) < _FEW:
             count = statistics(COUNT, _COUNT_SHARE, 1.0, 1.0)
             moments = made.phases[-1].model_copy(update={"share": 1.0 - _COUNT_SHARE})
@@ -93,13 +115,57 @@ class SeriesRecipe:
             settings |= {ONE_PHASE: True}
         return replace(made, recipe="series", settings=settings)
 
+    def _draft_of_network(self, budget: Budget) -> Draft:
+        if self.schema.conditions:
+            raise UsageError(
+                "gradients take no conditions: windows have places in a cycle instead; leave them out"
+            )
+        if self.training.share != "all" or self.training.local is not None:
+            raise UsageError(
+                "gradients of series train the whole network, at one place; leave out share and local"
+            )
+        network = self._network()
+        made = gradients.draft(network.config.inputs, 1, network, self.training, budget)
+        places: dict[str, Setting] = {"unit": self.schema.unit, PLACES: network.config.windows}
+        return replace(made, settings={**made.settings, **places})
+
+    def _network(self, places: int | None = None) -> WindowNetwork:
+        """The network of the training, of as many windows as a unit has, 16 at most; from a fixed public seed."""
+        training = self.training
+        if training.network == "perceptron":
+            raise UsageError('series are read by network="convolution" or "recurrent"; see Training')
+        single = 1 if training.network == "recurrent" else _MOST_PLACES
+        config: dict[str, Any] = {
+            "windows": places or min(Units(self.schema).each, single),
+            "steps": self.schema.steps,
+            "channels": len(lanes_of(self.schema)),
+            "latent": training.latent,
+            "kind": training.network,
+            "hidden": training.hidden,
+        }
+        return WindowNetwork.from_config(config, torch.Generator().manual_seed(0))
+
+    def _fit_network(self, run: Run, data: pd.DataFrame) -> FittedSeriesNetwork:
+        network = self._network(int(run.plan.settings[PLACES] or 0))
+        records = records_of(data, self.schema, network.config.windows)
+        likelihood = Gappy(network.config.inputs, _VARIANCE)
+        model = gradients.fit(run, (records, no_labels(len(records)).numpy()), likelihood, 1, network)
+        return FittedSeriesNetwork(self.schema, model)
+
     def check(self, data: pd.DataFrame, labels: NDArray[Any] | None, strict: bool) -> None:  # noqa: ARG002
         """Refuse labels, which series have not."""
         if labels is not None:
             raise UsageError("series have no labels y; fit to what is ordinary, and score the rest")
 
-    def fit(self, run: Run, data: pd.DataFrame, labels: NDArray[Any] | None = None) -> FittedSeries:  # noqa: ARG002
+    def fit(
+        self,
+        run: Run,
+        data: pd.DataFrame,
+        labels: NDArray[Any] | None = None,  # noqa: ARG002
+    ) -> FittedSeries | FittedSeriesNetwork:
         """Fit as the plan says. Errors: DataError when the released counts say that there is nothing to learn from."""
+        if self.by_gradients:
+            return self._fit_network(run, data)
         settings = run.plan.settings
         waves = Waves(self.schema, int(settings[FREQUENCIES] or 0), float(settings[UNIT] or 0))
         values, unit = FittedSeries.read(waves, data)
@@ -144,7 +210,9 @@ def normal_quantiles(mean: Array, spread: Array, standard: Standard) -> Quantile
     """Normal distribution functions of numbers within their bounds. Shapes: [d], [d], in standardized units."""
     z = np.linspace(-4.0, 4.0, 33)
     center = mean * standard.spread + standard.center
-    at = (center[:, None] + z * (spread * standard.spread)[:, None] - standard.low[:, None]) / standard.width[:, None]
+    at = (center[:, None] + z * (spread * standard.spread)[:, None] - standard.low[:, None]) / standard.width[
+        :, None
+    ]
     ends = np.ones((len(mean), 1))
     place = np.concatenate([0 * ends, np.clip(at, 0.0, 1.0), ends], 1)
     share = np.concatenate([0 * ends, np.tile(ndtr(z), (len(mean), 1)), ends], 1)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from numpy.typing import NDArray
@@ -154,6 +155,42 @@ def heats(images: NDArray[np.uint8], heat: Floats, names: Sequence[str], path: s
         "left: the image; right: what makes it strange (red), and less strange (blue)", fontsize=9
     )
     _save(figure, path)
+
+
+def windows(explained: Sequence[tuple[str, Any, Sequence[Any]]], path: str | Path) -> None:
+    """Write a PNG of windows, one a row: each track's readings, what was expected, and what makes it strange.
+
+    explained: titles, times [t] and tracks (`fitted.following.Track`), of which the six of most heat are drawn.
+    Errors: UsageError for no window, or a path that cannot be written.
+    """
+    if not explained:
+        raise UsageError("there is no window to draw")
+    across = min(6, max(len(tracks) for _, _, tracks in explained))
+    figure = Figure(figsize=(1.2 + 3.4 * across, 0.7 + 1.9 * len(explained)), dpi=120, layout="constrained")
+    panels = figure.subplots(len(explained), across, squeeze=False)
+    most = max(float(np.abs(track.heat).max()) for _, _, tracks in explained for track in tracks) or 1.0
+    for row, (title, time, tracks) in zip(panels, explained, strict=True):
+        order = sorted(tracks, key=lambda track: -float(np.abs(track.heat).sum()))[:across]
+        for panel, track in zip(row, order, strict=False):
+            _track(panel, time, track, most)
+        row[0].set_title(title, fontsize=8.5, loc="left")
+    figure.suptitle("line: readings; band: expected; red: strange, blue: less so", fontsize=9)
+    _save(figure, path)
+
+
+def _track(panel: Any, time: Any, track: Any, most: float) -> None:  # noqa: ANN401  matplotlib's axes
+    low, high = track.expected - 2 * track.deviation, track.expected + 2 * track.deviation
+    panel.fill_between(time, low, high, color="0.85", linewidth=0)
+    panel.plot(time, track.values, color="0.25", linewidth=1)
+    share = np.clip(np.abs(track.heat) / most, 0.0, 1.0)
+    colors = np.where((track.heat > 0)[:, None], (0.85, 0.1, 0.1), (0.1, 0.3, 0.85))
+    panel.scatter(
+        time, track.values, s=4 + 60 * share, c=np.c_[colors, 0.15 + 0.85 * share], zorder=3, linewidths=0
+    )
+    panel.set_ylabel(track.name, fontsize=8)
+    panel.tick_params(labelsize=6.5)
+    concise: Any = ConciseDateFormatter
+    panel.xaxis.set_major_formatter(concise(panel.xaxis.get_major_locator()))
 
 
 def _glowing(gray: Floats, heat: Floats) -> Floats:

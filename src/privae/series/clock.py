@@ -5,6 +5,7 @@ read. Here a time is ISO 8601 text, a number of seconds, or a typed time, and no
 """
 
 import re
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
@@ -51,7 +52,7 @@ def check_timezone(timezone: str) -> None:
         ) from None
 
 
-def wall_clock(column: "pd.Series[object]", timezone: str | None) -> Integers:
+def wall_clock(column: "pd.Series[Any]", timezone: str | None) -> Integers:
     """What the clock on the wall showed at each time, in seconds since 1970-01-01 00:00: [n] -> [n].
 
     A time with an offset (or a number, seconds since 1970 in UTC) is moved to the time zone; one without is what the

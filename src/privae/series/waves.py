@@ -39,7 +39,7 @@ _TABLES = {  # looked up, so that a number never depends on its neighbors in a v
 class Waves:
     """How windows of a schema become numbers, with so many frequencies a lane: public.
 
-    unit: a meaningful difference of a number, as a share of its bounds' width; they are counted down to a quarter of it.
+    unit: a meaningful difference of a number, as a share of its bounds' width; counts go down to a quarter of it.
     The numbers are those of the lanes, lane by lane (mean, frequencies, detail), then of channels that may be missing
     the share of their steps without a reading, then the conditions.
     """
@@ -86,7 +86,8 @@ class Waves:
     def layout(self) -> Layout:
         """Where the numbers are counted."""
         wave = 0.5 / (np.arange(self.frequencies) + 1.0)
-        low = np.concatenate([np.tile(np.append(-wave, 0.0), len(self.lanes)), np.zeros(len(self.missing)), self._lowest])
+        lanes = np.tile(np.append(-wave, 0.0), len(self.lanes))
+        low = np.concatenate([lanes, np.zeros(len(self.missing)), self._lowest])
         rest = np.ones(len(low) - self.each * len(self.lanes))
         high = np.concatenate([np.tile(np.append(wave, _DETAIL), len(self.lanes)), rest])
         return Layout(grid(low, high, self.unit * (high - low)), np.zeros(0, np.int64))
@@ -108,7 +109,11 @@ class Waves:
     @property
     def _lowest(self) -> Array:
         """The least values of conditions."""
-        known = {"hour": [-1.0, -1.0], "weekday": [-1.0, -1.0, 0.0], "kind": [0.0] * (len(self.schema.kinds) - 1)}
+        known = {
+            "hour": [-1.0, -1.0],
+            "weekday": [-1.0, -1.0, 0.0],
+            "kind": [0.0] * (len(self.schema.kinds) - 1),
+        }
         return np.array([low for name in self.schema.conditions for low in known[name]])
 
     def numbers(self, found: Windows) -> Array:
@@ -119,7 +124,7 @@ class Waves:
         """
         values = found.values
         gaps = np.isnan(values)
-        told = self._coded(filled(values), gaps.all(1))
+        told = self._coded(filled(values), np.asarray(gaps.all(1)))
         channel = np.eye(len(self.schema.channels))[self.lanes.channel] > 0
         absent = [gaps[:, :, channel[:, place]].all(2).mean(1) for place in self.missing]
         parts = [told.reshape(len(values), -1), np.reshape(absent, (len(self.missing), len(values))).T]
@@ -135,7 +140,9 @@ class Waves:
                 kind[:, None] < 0, np.nan, np.eye(max(len(self.schema.kinds), 1))[np.maximum(kind, 0)][:, 1:]
             ),
         }
-        return np.concatenate([np.zeros((len(start), 0)), *(parts[name] for name in self.schema.conditions)], 1)
+        return np.concatenate(
+            [np.zeros((len(start), 0)), *(parts[name] for name in self.schema.conditions)], 1
+        )
 
     def _coded(self, values: Array, absent: NDArray[np.bool_]) -> Array:
         """Coefficients and detail of every lane: [w, t, l] in 0 to 1, [w, l] -> [w, l, each]."""

@@ -6,6 +6,7 @@ of the rows of different ids matter. Values are held in 2^-30 of their bounds' w
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,9 +26,7 @@ Integers = NDArray[np.int64]
 
 _FINE = 2.0**30
 _ROWS = 2**21  # of a block of ids
-_UNREADABLE = (
-    "no value of column '{name}' reads as a time; write times like 2026-11-30 14:05:00, or as seconds since 1970"
-)
+_UNREADABLE = "no value of column '{name}' reads as a time; write 2026-11-30 14:05:00, or seconds since 1970"
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,10 @@ class Windows:
     def __len__(self) -> int:
         """How many windows."""
         return len(self.start)
+
+    def at(self, rows: Any) -> "Windows":  # noqa: ANN401  whatever numpy takes as rows
+        """Some of the windows."""
+        return Windows(*(getattr(self, name)[rows] for name in ("values", "who", "start", "unit", "kind")))
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,8 @@ def _blocks(
     start, units, read = 0, 0, not len(order)
     while start < len(order):
         # whole ids: as many as fit, and one at least
-        last = ends[max(np.searchsorted(ends, start + _ROWS, side="right") - 1, 0)]
-        stop = int(last if last > start else ends[np.searchsorted(ends, start, side="right")])
+        first, last = np.searchsorted(ends, [start, start + _ROWS], side="right")
+        stop = int(ends[max(last - 1, first)])
         chosen = order[start:stop]
         found, told = _windows(frame.iloc[chosen], who[chosen], schema)
         read = read or told
@@ -179,11 +182,12 @@ def readings(frame: pd.DataFrame, schema: SeriesSchema) -> Array:
     return found
 
 
-def _scaled(column: Column, cells: "pd.Series[object]") -> Array:
+def _scaled(column: Column, cells: "pd.Series[Any]") -> Array:
     """A channel's readings on its lanes, in 0 to 1: [n] -> [n, lanes]; clipped, NaN for none."""
     if column.kind == "numeric":
         low, high = _lanes(column)[0]
-        return np.clip((np.clip(numbers(cells)[0], low, high) - low) / (high - low), 0.0, 1.0)[:, None]
+        inside = np.clip(numbers(cells)[0], low, high)
+        return np.asarray(np.clip((inside - low) / (high - low), 0.0, 1.0)[:, None])
     codes = Codec(Schema(columns=(column,))).encode(pd.DataFrame({column.name: cells}))[:, 0]
     told = (codes >= 0) & (codes < len(column.texts))
     ones = np.eye(max(len(column.texts), 2))[np.where(told, codes, 0)][:, 1:]
@@ -223,9 +227,7 @@ def _summed(total: Array, counts: Integers, schema: SeriesSchema) -> Array:
     return mean
 
 
-def _cut(
-    values: Array, places: tuple[Integers, Integers], stride: int, schema: SeriesSchema
-) -> Windows:
+def _cut(values: Array, places: tuple[Integers, Integers], stride: int, schema: SeriesSchema) -> Windows:
     """Steps, sorted by id and time, to windows. Shapes: [g, l + kinds], ([g], [g])."""
     who, step = places
     length, found = schema.steps, []

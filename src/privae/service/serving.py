@@ -164,10 +164,11 @@ def _served(fitted: "VAE", outputs: list[str], precision: str, known: "Offer | N
     """A model, compiled."""
     from privae.encrypted.offer import served
     from privae.fitted.ratings import FittedRatings
+    from privae.fitted.units import Units
 
-    if isinstance(fitted.fitted_, FittedRatings):
+    if isinstance(fitted.fitted_, FittedRatings | Units):
         raise UsageError(
-            "models of ratings are not computed on ciphertexts: whoever has the model recommends locally"
+            f"models of {fitted.fitted_.kind} are not computed on ciphertexts: whoever has the model uses it locally"
         )
     return served(fitted.fitted_, fitted.identity, [name.strip() for name in outputs], precision, known)
 

@@ -124,9 +124,7 @@ def counts(places: Integers, of: Grid, weights: Integers | None = None) -> Integ
     return np.concatenate([*parts, gaps])
 
 
-def _counted(
-    cells: Integers, chosen: NDArray[np.bool_], size: int, weights: Integers | None
-) -> Integers:
+def _counted(cells: Integers, chosen: NDArray[np.bool_], size: int, weights: Integers | None) -> Integers:
     """What falls into each cell: [n, k], [n, k] -> [size]. Whole numbers below 2^53, so float64 adds them exactly."""
     if weights is None:
         return np.bincount(cells[chosen], minlength=size).astype(np.int64)

@@ -57,4 +57,4 @@ def _sizes(unit: Integers) -> Integers:
 
 def _divided(values: Integers, by: Integers | int) -> Integers:
     """Whole quotients, cut towards zero, so that no magnitude grows."""
-    return np.sign(values) * (np.abs(values) // by)
+    return (np.sign(values) * (np.abs(values) // by)).astype(np.int64)

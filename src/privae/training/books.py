@@ -223,10 +223,10 @@ def whole_plan(plan: Plan, cap: float, unit: str = "record") -> list[Charge]:
 def _counted(plan: Plan, phase: Phase, unit: str) -> Event:
     """What a phase costs in a ledger of this unit, which may be smaller than the plan's.
 
-    privacy: a record that comes or goes replaces the part of the client, the person, the household or the like that it
-    belongs to: a client's, bounded by C, moves by at most 2C, and any other's by the phase's replace-one ratio. A record
-    that is replaced can leave one person and come to another: twice as much. A reading that is the first or last of its
-    unit makes that come or go: no more.
+    privacy: a record that comes or goes replaces the part of the client, person, household or the like that it belongs
+    to: a client's, bounded by C, moves by at most 2C, and any other's by the phase's replace-one ratio; the first or
+    last reading of a unit makes that come or go, which is no more. A record that is replaced can leave one unit and
+    come to another: twice as much.
     """
     event = phase.event()
     if plan.unit == unit:

@@ -1,0 +1,108 @@
+"""Units of time series as tables: which windows are whose, and made-up ones as the schema's rows."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from privae.data.column import Column, nullable, palette
+from privae.fitted.anomalies import shown
+from privae.fitted.tensors import Floats
+from privae.series.clock import DAY
+from privae.series.schema import OF_AN_ID, SeriesSchema
+from privae.series.windows import Windows, blocks, lanes_of
+
+Integers = NDArray[np.int64]
+
+FIRST = 11_323 * DAY  # 2001-01-01, a Monday: when made-up readings begin
+WEEK = 7 * DAY
+
+
+@dataclass(frozen=True)
+class Units:
+    """The tables of a schema: who has which windows, and windows back to readings."""
+
+    schema: SeriesSchema
+
+    def names(self, data: pd.DataFrame) -> pd.DataFrame:
+        """Which window is which: its id, if there are any, and when it starts."""
+        parts, names = blocks(data, self.schema)
+        found = [(part.who, part.start) for part in parts]
+        empty = np.zeros(0, np.int64)
+        who, start = (np.concatenate([empty, *(part[i] for part in found)]) for i in range(2))
+        return self.named(who, names, start)
+
+    def named(self, who: Integers, names: list[str], start: Integers) -> pd.DataFrame:
+        """Columns that say whose and when: the schema's id, if it has one, and its time."""
+        own = {} if self.schema.id is None else {self.schema.id: np.array(names, dtype=object)[who]}
+        return pd.DataFrame({**own, self.schema.time: start.astype("datetime64[s]")})
+
+    @property
+    def each(self) -> int:
+        """Windows of a made-up unit."""
+        _, window, _ = self.schema.seconds
+        if self.schema.unit == "window":
+            return 1
+        if self.schema.unit == "day":
+            return (DAY - window) // self.apart + 1
+        return self.schema.windows or max(WEEK // self.apart, 1)
+
+    @property
+    def apart(self) -> int:
+        """Seconds between the starts of made-up windows: whole strides, so that none overlap."""
+        _, window, stride = self.schema.seconds
+        return -(-window // stride) * stride
+
+    def places(self, count: int) -> tuple[Integers, Integers, Integers]:
+        """Whose every window is, when it starts, and its unit: [w] each."""
+        unit, place = np.divmod(np.arange(count * self.each), self.each)
+        if self.schema.unit in OF_AN_ID:
+            return unit, FIRST + place * self.apart, unit
+        each = DAY if self.schema.unit == "day" else self.apart
+        return np.zeros(len(unit), np.int64), FIRST + unit * each + place * self.apart, unit
+
+    def table(self, found: Windows, rng: np.random.Generator) -> pd.DataFrame:
+        """Windows as the schema's table; steps without any reading are left out."""
+        (count, steps, _), schema = found.values.shape, self.schema
+        flat = found.values.reshape(count * steps, -1)
+        level, lanes = np.repeat(rng.random(count), steps), lanes_of(schema)
+        told = {
+            column.name: _cells(column, flat[:, lanes.channel == place], level)
+            for place, column in enumerate(schema.channels)
+        }
+        time = (found.start[:, None] + np.arange(steps) * schema.seconds[0]).ravel()
+        names = [str(i + 1) for i in range(int(found.who.max(initial=-1)) + 1)]
+        own = self.named(np.repeat(found.who, steps), names, time)
+        if schema.kind is not None:
+            kinds = np.array(schema.kinds, dtype=object)[np.repeat(found.kind, steps)]
+            own.insert(len(own.columns) - 1, schema.kind, kinds)
+        known = np.flatnonzero(~np.isnan(flat).all(1))
+        table = pd.DataFrame({**own, **told}).iloc[known].reset_index(drop=True)
+        return _long(table, list(own.columns), schema) if schema.long else table
+
+
+def _long(table: pd.DataFrame, own: list[str], schema: SeriesSchema) -> pd.DataFrame:
+    """One row a reading."""
+    named: dict[str, Any] = {"var_name": schema.channel, "value_name": str(schema.value)}
+    wide = table.assign(**{column.name: table[column.name].astype(object) for column in schema.channels})
+    melted = wide.melt(own, **named)
+    return melted.loc[melted[str(schema.value)].notna()].reset_index(drop=True)
+
+
+def _cells(column: Column, lanes: Floats, level: Floats) -> Any:  # noqa: ANN401  a pandas array of whichever kind
+    """A channel's cells: [n, lanes] in 0 to 1 -> [n]. A category holds where its share passes the window's level."""
+    if column.kind == "numeric":
+        edges = column.numeric_bins.edges
+        low, high = column.bounds or (float(edges[0]), float(edges[-1]))
+        return shown(column, low + lanes[:, 0] * (high - low))
+    gaps = np.isnan(lanes).any(1)
+    shares = np.nan_to_num(lanes)[:, : max(len(column.texts) - 1, 0)]
+    total = np.maximum(shares.sum(1), 1.0)
+    rest = np.maximum(1.0 - shares.sum(1), 0.0)
+    reached = np.cumsum(np.concatenate([rest[:, None], shares / total[:, None]], 1), 1)
+    codes = np.minimum((reached <= level[:, None]).sum(1), reached.shape[1] - 1)
+    dtype: Any = nullable(column.returned) if gaps.any() else column.returned
+    known = pd.Series(palette(column), dtype=dtype).array
+    return known.take(np.where(gaps, -1, codes), allow_fill=True)
