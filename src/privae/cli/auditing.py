@@ -22,6 +22,7 @@ from privae.data.images import ImageSchema
 from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.errors import ArtifactError, PrivaeError, UsageError
+from privae.series.schema import SeriesSchema
 from privae.training.launch import place
 from privae.training.watch import Watch
 from privae.vae import VAE
@@ -203,20 +204,21 @@ def contents(model: VAE, sources: Sources, watch: Watch) -> "Contents":
         raise UsageError(
             "there is no page for models of ratings yet; see: privae inspect, privae certificate"
         )
-    facts = schema.to_dict() if isinstance(schema, Schema) else schema.model_dump()
+    facts = schema.model_dump() if isinstance(schema, ImageSchema) else schema.to_dict()
     found = None if sources.findings is None else findings(sources.findings, model)
     measured: dict[str, Any] | None = None
     pictures: dict[str, bytes] = {}
     if sources.data is not None:
         if found is None:
             found = of_model(model, (sources.model, sources.data, sources.holdout), "quick", watch).to_dict()
-        measured, pictures = _on_data(model, sources, found, watch)
+        if not isinstance(schema, SeriesSchema):  # the page has no figures of series yet
+            measured, pictures = _on_data(model, sources, found, watch)
     return Contents(
         model.plan_,
         model.guarantee,
         model.ledger,
         facts,
-        cast("Literal['table', 'image']", model.fitted_.kind),
+        cast("Literal['table', 'image', 'series']", model.fitted_.kind),
         found,
         model.canary_findings_,
         measured,

@@ -204,7 +204,7 @@ def sample(
     drawn, promise = len(made[0] if isinstance(made, tuple) else made), fitted.guarantee.sentence()
     warning = "" if fitted.guarantee.holds else f"{promise}\n"
     fields = {"output": output, "records": drawn, "guarantee": promise}
-    what = "rows" if fitted.fitted_.kind == "ratings" else "records"
+    what = "rows" if fitted.fitted_.kind in ("ratings", "series") else "records"
     out.report(f"{warning}wrote {drawn} synthetic {what} to {output}", fields)
 
 

@@ -175,7 +175,8 @@ def explained(
         time = start.astype("datetime64[s]") + np.arange(schema.steps) * np.timedelta64(
             schema.seconds[0], "s"
         )
-        title = f"{names[who]} {time[0]}: {scores[chosen[place]]:.3g}".strip()
+        when = str(time[0]).replace("T", " ")
+        title = f"{names[who]} {when}: {scores[chosen[place]]:.3g}".strip()
         result.append((title, time, tracks))
     return result
 

@@ -102,7 +102,7 @@ def drafted(
         ),
         settings={},
         rows_needed=lambda noisy: max(
-            full * size / _mu(noisy), _FEWEST_PER_NOISE * noisy[-2].mechanism().std
+            full * size / mu_of(noisy), _FEWEST_PER_NOISE * noisy[-2].mechanism().std
         ),
         seconds=expected[0] + 7e-8 * rows * layout.grid.squared + 1e-9 * rows * size**2,
         megabytes=expected[1] + 6e-5 * rows * size + 5e-5 * layout.size,
@@ -110,7 +110,7 @@ def drafted(
     )
 
 
-def _mu(phases: Sequence[Phase]) -> float:
+def mu_of(phases: Sequence[Phase]) -> float:
     """What counts and moments, the last two phases, spend, as a Gaussian mechanism; infinite without noise."""
     if any(phase.noise_multiplier == 0 for phase in phases):
         return math.inf
@@ -200,7 +200,7 @@ def model_of(
 ) -> DetectionModel:
     """The model that follows from the releases and the known noise (guarantees.md rule 20)."""
     spread = shrunk(found, counts.records, run.deviation(MOMENTS), trust.floor)
-    basis = basis_of(counts.records * _mu(run.plan.phases) / len(standard.center), trust.full)
+    basis = basis_of(counts.records * mu_of(run.plan.phases) / len(standard.center), trust.full)
     return DetectionModel(
         counts.quantiles,
         standard,

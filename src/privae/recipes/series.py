@@ -5,7 +5,9 @@ stride is allowed and no number of windows needs a cap; see `sums.units`.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from privae.fitted.units import Units
 from privae.models.likelihoods import Gappy
 from privae.models.scores import Cells, DetectionModel, Quantiles, Standard
 from privae.models.windows import HIDDEN, WindowNetwork
-from privae.plan import Setting
+from privae.plan import Phase, Setting
 from privae.privacy.accountant import gaussian_mu
 from privae.recipes import detection, gradients
 from privae.recipes.detection import Counted, Records, Trust
@@ -48,6 +50,7 @@ _FINE = (
     (math.inf, 0.005),
 )  # n mu, and how finely numbers are counted below it
 _COUNT_SHARE = 0.1
+_PER_NOISE = 10.0  # units per standard deviation of a count, from which quantiles are trusted
 PLACES = "places"
 _MOST_PLACES = 16  # windows of a unit that gradients read
 _VARIANCE = 0.02  # public: of readings in -1 to 1 around their means
@@ -75,6 +78,13 @@ def _signal(budget: Budget) -> float | None:
     """The declared n times mu, infinite without noise; None where no units are declared."""
     mu = gaussian_mu(budget.epsilon, budget.accountant_delta)
     return mu if math.isinf(mu) else None if budget.rows is None else budget.rows * mu
+
+
+def _needed(size: int, noisy: Sequence[Phase]) -> float:
+    """Units from which covariances are trusted and quantiles read."""
+    trust = TRUST if noisy[0].name == detection.QUANTILES else TRUST_OF_FEW
+    told = _PER_NOISE * noisy[0].mechanism().std if trust is TRUST else 0.0
+    return max(trust.full * size / detection.mu_of(noisy), told)
 
 
 def waves_for(schema: SeriesSchema, budget: Budget) -> Waves:
@@ -113,7 +123,7 @@ class SeriesRecipe:
             moments = made.phases[-1].model_copy(update={"share": 1.0 - _COUNT_SHARE})
             made = replace(made, phases=(count, moments), notes=(_NOTE,))
             settings |= {ONE_PHASE: True}
-        return replace(made, recipe="series", settings=settings)
+        return replace(made, recipe="series", settings=settings, rows_needed=partial(_needed, waves.size))
 
     def _draft_of_network(self, budget: Budget) -> Draft:
         if self.schema.conditions:

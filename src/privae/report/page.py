@@ -82,7 +82,7 @@ def _file(name: str) -> str:
 
 def _top(view: View) -> Html:
     contents = view.contents
-    what = _what(view) if contents.kind == "table" else view.say("of image")
+    what = view.say("of image") if contents.kind == "image" else _what(view)
     entries = contents.ledger.entries
     date = view.text("ledger.date", entries[-1].time if entries else "–")
     version = view.text("plan.code_version", contents.plan.code_version)
@@ -100,7 +100,7 @@ def _top(view: View) -> Html:
 def _what(view: View) -> Html:
     columns = view.contents.facts.get("columns", {}).values()
     kept = sum(of.get("action") != "drop" for of in columns)
-    return view.say("of table", count=view.number("facts.columns", kept, "count"))
+    return view.say(f"of {view.contents.kind}", count=view.number("facts.columns", kept, "count"))
 
 
 def _promise_figures(view: View) -> Html:
@@ -154,7 +154,7 @@ def _data(view: View) -> Html:
             (view.say("classes"), _texts(view, "classes", facts.get("classes"))),
         ]
     why = tag("p", view.sentences(view.say("data why"), *bought), class_="quiet")
-    columns = _columns(view) if view.contents.kind == "table" else None
+    columns = None if view.contents.kind == "image" else _columns(view)
     return join(why, table(head, first, view.say("fact")), columns)
 
 

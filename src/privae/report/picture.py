@@ -191,6 +191,7 @@ def _track(panel: Any, time: Any, track: Any, most: float) -> None:  # noqa: ANN
     panel.tick_params(labelsize=6.5)
     concise: Any = ConciseDateFormatter
     panel.xaxis.set_major_formatter(concise(panel.xaxis.get_major_locator()))
+    panel.xaxis.get_offset_text().set_fontsize(6.5)
 
 
 def _glowing(gray: Floats, heat: Floats) -> Floats:

@@ -40,6 +40,18 @@ class Html(str):
     __slots__ = ()
 
 
+_UNITS = {
+    "record": ("记录", "一条记录"),
+    "person": ("个人", "一个人"),
+    "client": ("客户端", "一个客户端"),
+    "household": ("家庭", "一个家庭"),
+    "device": ("设备", "一台设备"),
+    "day": ("日", "一天"),
+    "window": ("时间窗", "一个时间窗"),
+}
+"""Whom the promise protects, in Chinese: plain, and with the word for one."""
+
+
 @dataclass(frozen=True)
 class Contents:
     """What a report is about: what is public, and after it what was computed on real data, if it was.
@@ -53,7 +65,7 @@ class Contents:
     guarantee: Guarantee
     ledger: Ledger
     facts: dict[str, Any]
-    kind: Literal["table", "image"]
+    kind: Literal["table", "image", "series"]
     audit: dict[str, Any] | None = None
     canaries: Sequence[Finding] = ()
     utility: dict[str, Any] | None = None
@@ -130,8 +142,9 @@ class View:
     def units(self) -> dict[str, Html]:
         """The words for whom the promise protects."""
         unit = self.contents.guarantee.unit
-        if f"one {unit}" in WORDS:
-            return {"unit": self.say(unit), "one": self.say(f"one {unit}")}
+        if unit in _UNITS:
+            plain, one = (unit, f"one {unit}") if self.language == "en" else _UNITS[unit]
+            return {"unit": Html(plain), "one": Html(one)}
         named = self.text("guarantee.unit", unit)
         return {"unit": named, "one": named}
 

@@ -3,6 +3,10 @@
 WORDS: dict[str, tuple[str, str]] = {
     "title": ("Privacy report", "隐私报告"),
     "of table": ("A generative model of a table of {count} columns", "一个 {count} 列数据表的生成模型"),
+    "of series": (
+        "A generative model of time series of {count} channels",
+        "一个 {count} 通道时间序列的生成模型",
+    ),
     "of image": ("A generative model of images", "一个图像数据的生成模型"),
     "fitted": ("Fitted {date} with privae {version}", "训练于 {date}，privae 版本 {version}"),
     "sections": ("Parts of this report", "报告的各部分"),
@@ -40,12 +44,6 @@ WORDS: dict[str, tuple[str, str]] = {
         "增加或移除{one}，任何结果的概率至多变为原来的 e{epsilon} 倍再加 {delta}"
         "（替换{one}时：e{replace} 倍再加 {delta}）。",
     ),
-    "record": ("record", "记录"),
-    "person": ("person", "个人"),
-    "client": ("client", "客户端"),
-    "one record": ("one record", "一条记录"),
-    "one person": ("one person", "一个人"),
-    "one client": ("one client", "一个客户端"),
     "in plain words": (
         "In plain words: somebody who knows every other {unit}, has this model, and wants to know whether one given "
         "{unit} was in the data, guesses right at most {guess} of the time. A coin is right 50 % of the time.",

@@ -102,6 +102,12 @@ class SeriesSchema(BaseModel):
         """Write the TOML file, whole or not at all."""
         files.write_atomically(Path(path), lambda file: file.write(self.dumps().encode()))
 
+    def to_dict(self) -> dict[str, Any]:
+        """The facts by section, without defaults: {"table": ..., "columns": {channel: ...}}."""
+        facts = self.model_dump(mode="json", exclude_defaults=True, exclude={"channels"})
+        channels = (column.model_dump(mode="json", exclude_defaults=True) for column in self.channels)
+        return {"table": facts, "columns": {own.pop("name"): own for own in channels}}
+
     @property
     def hash(self) -> str:
         """SHA-256 of the schema."""
