@@ -19,6 +19,7 @@ _VERBS = (
     "privae.cli.verbs",
     "privae.cli.checks",
     "privae.cli.federating",
+    "privae.service.series",
     "privae.service.scoring",
     "privae.service.recommending",
     "privae.service.continuing",

@@ -82,7 +82,10 @@ class FittedSeries(Anomalies, Units):
         return Windows(self._lanes(values, rng), who, start, unit, kind)
 
     def sampled_scores(self, count: int, data: pd.DataFrame) -> Floats:  # noqa: ARG002
-        """Scores of the model's own windows."""
+        """Scores of the model's own windows; where their distribution was released, its quantiles."""
+        if self.model.scored is not None:
+            shares = (np.arange(count)[:, None] + 0.5) / max(count, 1)
+            return -self.model.at_cells(self.model.scored.at(shares)[:, 0])
         rng = np.random.default_rng(0)
         found = self.drawn(max(count // self.each, 1), rng)
         values = self.waves.numbers(found)

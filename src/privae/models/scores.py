@@ -26,6 +26,9 @@ _LINEAR = 3.0  # standardized values are kept as they are up to here, and grow a
 _STEP = 256  # steps of a soft-limited value
 _KNOTS = 2.0 + np.exp(np.arange(1, 16 * _STEP + 1) / _STEP)
 _LEAST = 1e-6  # of a squared distance, so that its logarithm is finite
+SCALE = 1024
+"""Cells that scores are counted in, where their distribution is released: as fine as their size."""
+_EDGES = np.expm1(np.arange(SCALE + 1) / SCALE * 12.0)
 _APART = 2.0  # distance of two columns' parts on the one axis that all of them are looked up on
 
 
@@ -102,7 +105,8 @@ class DetectionModel:
     smallest share that noise and the number of records let one tell from none. known: the share of the covariances
     between columns that stood out from the known noise. basis: what carries the distance; "public" reads no release.
     given: how many of the numbers, the last ones, are what the others are judged by (an hour, say): scores are of the
-    others, given these.
+    others, given these. scored: how Mahalanobis scores are distributed among units, on the scale of `cells_of`, if that
+    was released.
     """
 
     quantiles: Quantiles
@@ -115,6 +119,27 @@ class DetectionModel:
     known: float
     basis: Basis
     given: int = 0
+    scored: Quantiles | None = None
+
+    def cells_of(self, values: Array) -> Array:
+        """The middles of the cells that Mahalanobis scores lie in, on a public scale of 0 to SCALE: [n, d] -> [n, 1].
+
+        Guarantee: each is a function of that row alone, bit for bit: elementwise products and sums in one order, and a
+            comparison with a public table (guarantees.md rule 1).
+        """
+        own, codes = len(self.mean) - self.given, self.standard.codes(values) - self.mean
+        explained = self._explained(self.raised)
+        inside = codes[:, :own] - _product(codes[:, own:], explained)
+        precision = (self._whitening @ self._whitening.T)[:own, :own]
+        squares = _product(inside, np.asarray(np.linalg.cholesky(precision), np.float64)) ** 2
+        total = np.zeros(len(values))
+        for square in squares.T:
+            total = total + square
+        return np.asarray(np.searchsorted(_EDGES, total, side="right") - 0.5, np.float64)[:, None]
+
+    def at_cells(self, places: Array) -> Array:
+        """The scores at places of the scale of `cells_of`."""
+        return np.asarray(np.interp(places, np.arange(SCALE + 1), _EDGES))
 
     def scores(self, values: Array, codes: Integers) -> dict[str, Array]:
         """Every score of records, higher is stranger: values [n, d] (NaN: a gap), codes [n, c] -> [n] each.
@@ -192,6 +217,8 @@ class DetectionModel:
         """Everything released, by name."""
         named = {f"{part}.{name}": getattr(getattr(self, part), name) for part, name in _PARTS}
         named |= {"mean": self.mean, "covariance": self.covariance}
+        if self.scored is not None:
+            named |= {f"scored.{f.name}": getattr(self.scored, f.name) for f in fields(Quantiles)}
         return {name: torch.tensor(value) for name, value in named.items()}
 
     def config(self) -> dict[str, Any]:
@@ -209,6 +236,8 @@ class DetectionModel:
         }
         own |= {name: arrays[name] for name in ("mean", "covariance")}
         own |= {name: float(config[name]) for name in ("floor", "least", "known")}
+        if "scored.low" in arrays:
+            own["scored"] = Quantiles(**{f.name: arrays[f"scored.{f.name}"] for f in fields(Quantiles)})
         model = cls(**own, basis=config["basis"], given=int(config.get("given", 0)))
         if not _sound(model):
             raise ValueError("an anomaly model of shapes or numbers that no fit gives")
@@ -302,6 +331,27 @@ def _looked_up(values: Array, knots: Array, results: Array) -> Array:
     return np.asarray(np.interp(values + shift, (knots + shift[:, None]).ravel(), results.ravel()))
 
 
+def _product(rows: Array, matrix: Array) -> Array:
+    """Rows @ matrix, each row by itself whatever its neighbors: [n, k], [k, d] -> [n, d]."""
+    total = np.zeros((len(rows), matrix.shape[1]))
+    for place, weights in enumerate(matrix):
+        total = total + rows[:, place : place + 1] * weights
+    return total
+
+
+def _rising(quantiles: Quantiles, size: int) -> bool:
+    """Whether these are distribution functions of so many columns."""
+    place, share = quantiles.place, quantiles.share
+    shaped = place.ndim == 2 and place.shape == share.shape == (size, place.shape[-1])
+    rest = quantiles.low, quantiles.width, quantiles.gaps
+    if not shaped or any(part.shape != (size,) for part in rest):
+        return False
+    finite = all(bool(np.isfinite(part).all()) for part in (place, share, *rest))
+    return finite and bool(
+        (np.diff(place) >= 0).all() and (np.diff(share) >= 0).all() and (rest[1] > 0).all()
+    )
+
+
 def _sound(model: DetectionModel) -> bool:
     """Whether all parts fit together, and every score of any record will be a finite number."""
     quantiles, standard, size = model.quantiles, model.standard, len(model.mean)
@@ -310,13 +360,13 @@ def _sound(model: DetectionModel) -> bool:
     return (
         all(part.shape == (size,) for part in (*columns, quantiles.gaps))
         and model.covariance.shape == (size, size)
-        and quantiles.place.shape == quantiles.share.shape == (size, quantiles.place.shape[-1])
         and int(model.cells.sizes.sum()) == len(model.cells.shares)
         and all(bool(np.isfinite(part).all()) for part in arrays)
-        and bool((np.diff(quantiles.place) >= 0).all() and (np.diff(quantiles.share) >= 0).all())
+        and _rising(quantiles, size)
         and bool(min(standard.spread.min(), quantiles.width.min(), model.floor, model.least) > 0)
         and bool((quantiles.gaps >= 0).all() and (quantiles.gaps <= 1).all())
         and all(map(math.isfinite, (model.floor, model.least, model.known)))
         and model.basis in ("covariance", "diagonal", "public")
         and 0 <= model.given < size
+        and (model.scored is None or _rising(model.scored, 1))
     )

@@ -111,10 +111,11 @@ def drafted(
 
 
 def mu_of(phases: Sequence[Phase]) -> float:
-    """What counts and moments, the last two phases, spend, as a Gaussian mechanism; infinite without noise."""
+    """What moments and the phase before them spend, as a Gaussian mechanism; infinite without noise."""
     if any(phase.noise_multiplier == 0 for phase in phases):
         return math.inf
-    return math.sqrt(math.fsum(phase.noise_multiplier**-2 for phase in phases[-2:]))
+    last = next(place for place, phase in enumerate(phases) if phase.name == MOMENTS)
+    return math.sqrt(math.fsum(phase.noise_multiplier**-2 for phase in phases[last - 1 : last + 1]))
 
 
 def numbers_of_images(schema: ImageSchema, budget: Budget) -> int:

@@ -21,7 +21,7 @@ from privae.fitted.series import UNIT, FittedSeries, FittedSeriesNetwork, record
 from privae.fitted.tensors import no_labels
 from privae.fitted.units import Units
 from privae.models.likelihoods import Gappy
-from privae.models.scores import Cells, DetectionModel, Quantiles, Standard
+from privae.models.scores import SCALE, Cells, DetectionModel, Quantiles, Standard
 from privae.models.windows import HIDDEN, WindowNetwork
 from privae.plan import Phase, Setting
 from privae.privacy.accountant import gaussian_mu
@@ -32,7 +32,8 @@ from privae.recipes.phases import Budget, Draft, Run, statistics
 from privae.series.schema import SeriesSchema
 from privae.series.waves import FEWEST, MOST, Waves, conditions
 from privae.series.windows import lanes_of
-from privae.sums import units
+from privae.sums import quantiles, units
+from privae.sums.quantiles import Layout
 from privae.sums.standard import clipped_codes
 
 Array = NDArray[np.float64]
@@ -51,7 +52,8 @@ _FINE = (
 )  # n mu, and how finely numbers are counted below it
 _COUNT_SHARE = 0.1
 _PER_NOISE = 10.0  # units per standard deviation of a count, from which quantiles are trusted
-PLACES = "places"
+PLACES, SCORES, _SCORE_SHARE = "places", "scores", 0.1
+_SCORED = Layout(quantiles.grid([0], [SCALE], [4]), np.zeros(0, np.int64))
 _MOST_PLACES = 16  # windows of a unit that gradients read
 _VARIANCE = 0.02  # public: of readings in -1 to 1 around their means
 SERIES = Training(network="convolution", latent=4, hidden=HIDDEN["convolution"], learning_rate=1e-2)
@@ -123,6 +125,8 @@ class SeriesRecipe:
             moments = made.phases[-1].model_copy(update={"share": 1.0 - _COUNT_SHARE})
             made = replace(made, phases=(count, moments), notes=(_NOTE,))
             settings |= {ONE_PHASE: True}
+        if self.schema.threshold == "released":
+            made = _with_scores(made)
         return replace(made, recipe="series", settings=settings, rows_needed=partial(_needed, waves.size))
 
     def _draft_of_network(self, budget: Budget) -> Draft:
@@ -185,7 +189,30 @@ class SeriesRecipe:
             model = in_one_phase(run, records, waves)
         else:
             model = detection.fitted(run, records, waves.layout, TRUST)
-        return FittedSeries(self.schema, replace(model, given=waves.given))
+        model = replace(model, given=waves.given)
+        if self.schema.threshold == "released":
+            found = _scored(run, model, records)
+            model = model if model.basis == "public" else replace(model, scored=found)
+        return FittedSeries(self.schema, model)
+
+
+def _with_scores(made: Draft) -> Draft:
+    """The draft, followed by a phase that releases how scores are distributed among units."""
+    last = statistics(SCORES, _SCORE_SHARE, _SCORED.sensitivity, math.sqrt(2), size=_SCORED.size)
+    rest = [p.model_copy(update={"share": p.share * (1 - _SCORE_SHARE)}) for p in made.phases]
+    return replace(made, phases=(*rest, last))
+
+
+def _scored(run: Run, model: DetectionModel, records: Records) -> Quantiles:
+    """The released distribution of the scores of units' windows, each unit counting once."""
+    run.watch.phase(SCORES, 1)
+    places = Records(model.cells_of(records.values), records.codes, records.unit)
+    total, whole = detection.totals_of(places, _SCORED)
+    released = run.release(SCORES, [(total, 1.0 / whole)])[0] / whole
+    run.watch.advance(1)
+    count = float(quantiles.totals(released, _SCORED.grid)[0])
+    found = quantiles.quantiles(released, _SCORED.grid, max(count, 1.0), run.deviation(SCORES))
+    return replace(found, gaps=np.zeros(1))
 
 
 def in_one_phase(run: Run, records: Records, waves: Waves) -> DetectionModel:

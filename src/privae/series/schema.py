@@ -45,6 +45,8 @@ class SeriesSchema(BaseModel):
     resample: what becomes of several readings in a step. hold: how long a reading stands where none follows, within a
     window. filled: the least share of a window's steps that must have readings.
     conditions: what a window's values are modeled given: the hour that it starts, its weekday, the kind of device.
+    threshold: what `predict` compares scores with: those of the model's own samples, or their distribution among units,
+    which is released by a phase of its own.
     kinds: the declared kinds. windows: about how many a unit has, as synthetic units do. rows: about how many *units*.
     """
 
@@ -66,6 +68,7 @@ class SeriesSchema(BaseModel):
     hold: str | None = None
     filled: float = 0.5
     conditions: tuple[Condition, ...] = ()
+    threshold: Literal["samples", "released"] = "samples"
     windows: int | None = None
     rows: int | None = None
 
