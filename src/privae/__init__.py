@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from privae.privacy.guarantee import Guarantee
     from privae.privacy.ledger import Ledger
     from privae.recipes.gradients import Training
+    from privae.series.schema import SeriesSchema
     from privae.vae import VAE
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "PrivaeError",
     "RatingSchema",
     "Schema",
+    "SeriesSchema",
     "Training",
 ]
 
@@ -38,6 +40,7 @@ _HOMES = {
     "PrivaeError": "privae.errors",
     "RatingSchema": "privae.data.ratings",
     "Schema": "privae.data.schema",
+    "SeriesSchema": "privae.series.schema",
     "Training": "privae.recipes.gradients",
 }
 
