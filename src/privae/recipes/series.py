@@ -19,7 +19,7 @@ from scipy.special import ndtr
 from privae.errors import DataError, UsageError
 from privae.fitted.series import UNIT, FittedSeries, FittedSeriesNetwork, records_of
 from privae.fitted.tensors import no_labels
-from privae.fitted.units import Units
+from privae.fitted.units import WEEK, Units
 from privae.models.likelihoods import Gappy
 from privae.models.scores import SCALE, Cells, DetectionModel, Quantiles, Standard
 from privae.models.windows import HIDDEN, WindowNetwork
@@ -144,13 +144,14 @@ class SeriesRecipe:
         return replace(made, settings={**made.settings, **places})
 
     def _network(self, places: int | None = None) -> WindowNetwork:
-        """The network of the training, of as many windows as a unit has, 16 at most; from a fixed public seed."""
+        """The network of the training, of the windows of a week, 16 at most; its weights are from a fixed public seed."""
         training = self.training
         if training.network == "perceptron":
             raise UsageError('series are read by network="convolution" or "recurrent"; see Training')
-        single = 1 if training.network == "recurrent" else _MOST_PLACES
+        own = Units(self.schema)
+        most = 1 if training.network == "recurrent" else min(max(WEEK // own.apart, 1), _MOST_PLACES)
         config: dict[str, Any] = {
-            "windows": places or min(Units(self.schema).each, single),
+            "windows": places or min(own.each, most),
             "steps": self.schema.steps,
             "channels": len(lanes_of(self.schema)),
             "latent": training.latent,

@@ -99,20 +99,21 @@ def schema_of_series(  # noqa: PLR0913  one parameter an option
         from privae.series.schema import SeriesSchema
 
         request.check_outputs(output, (".toml",), [table], replace=False)
-        facts: dict[str, Any] = {
-            "time": time,
-            "id": id_column,
-            "unit": unit.value,
-            "step": step,
-            "window": window,
-            "stride": stride,
-            "channel": names,
-            "value": values,
-            "timezone": timezone,
-            "conditions": tuple(conditions or ()),
-            "windows": windows,
-            "rows": rows,
-        }
+        named = (
+            "time",
+            "id",
+            "unit",
+            "step",
+            "window",
+            "stride",
+            "channel",
+            "value",
+            "timezone",
+            "windows",
+            "rows",
+        )
+        told = time, id_column, unit.value, step, window, stride, names, values, timezone, windows, rows
+        facts = dict(zip(named, told, strict=True)) | {"conditions": tuple(conditions or ())}
         made = _made(SeriesSchema, facts, [_column(text) for text in channel])
         made.ordered(read_header(table), table.name)
         made.save(output)
