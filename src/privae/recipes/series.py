@@ -144,7 +144,7 @@ class SeriesRecipe:
         return replace(made, settings={**made.settings, **places})
 
     def _network(self, places: int | None = None) -> WindowNetwork:
-        """The network of the training, of the windows of a week, 16 at most; its weights are from a fixed public seed."""
+        """The network of the training, of a week's windows, 16 at most; its weights are from a fixed public seed."""
         training = self.training
         if training.network == "perceptron":
             raise UsageError('series are read by network="convolution" or "recurrent"; see Training')

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from privae.data.column import Column
 
 
+_KEYS = "time id unit step window stride channel value timezone windows rows"
+
+
 class Protects(StrEnum):
     """Whom the promise protects."""
 
@@ -99,21 +102,8 @@ def schema_of_series(  # noqa: PLR0913  one parameter an option
         from privae.series.schema import SeriesSchema
 
         request.check_outputs(output, (".toml",), [table], replace=False)
-        named = (
-            "time",
-            "id",
-            "unit",
-            "step",
-            "window",
-            "stride",
-            "channel",
-            "value",
-            "timezone",
-            "windows",
-            "rows",
-        )
         told = time, id_column, unit.value, step, window, stride, names, values, timezone, windows, rows
-        facts = dict(zip(named, told, strict=True)) | {"conditions": tuple(conditions or ())}
+        facts = dict(zip(_KEYS.split(), told, strict=True)) | {"conditions": tuple(conditions or ())}
         made = _made(SeriesSchema, facts, [_column(text) for text in channel])
         made.ordered(read_header(table), table.name)
         made.save(output)
