@@ -46,11 +46,11 @@ class FittedSeries(Anomalies, Units):
         return Waves(self.schema, rest // len(lanes_of(self.schema)) - 1)
 
     @staticmethod
-    def read(waves: Waves, data: Any) -> tuple[Floats, Integers]:  # noqa: ANN401
-        """Numbers [w, d] and units [w] of a table's windows."""
+    def read(waves: Waves, data: Any, *, strict: bool = True) -> tuple[Floats, Integers]:  # noqa: ANN401
+        """Numbers [w, d] and units [w] of a table's windows; strict: see `blocks`."""
         if not isinstance(data, pd.DataFrame):
             raise UsageError("series must be a pandas DataFrame, one row a time (or a reading)")
-        found = [(waves.numbers(part), part.unit) for part in blocks(data, waves.schema)[0]]
+        found = [(waves.numbers(part), part.unit) for part in blocks(data, waves.schema, strict=strict)[0]]
         values = np.concatenate([np.zeros((0, waves.size)), *(part[0] for part in found)])
         return values, np.concatenate([np.zeros(0, np.int64), *(part[1] for part in found)])
 
@@ -300,14 +300,15 @@ def place_of(start: Integers, schema: SeriesSchema, places: int) -> Integers:
     return (start - MONDAY) // (-(-window // stride) * stride) % places
 
 
-def records_of(data: pd.DataFrame, schema: SeriesSchema, places: int) -> Tensor:
+def records_of(data: pd.DataFrame, schema: SeriesSchema, places: int, *, strict: bool = True) -> Tensor:
     """Units as the records of a network, [u, 2 m]: the first window at each place that does not overlap others.
 
+    strict: see `blocks`.
     Guarantee: a record is a function of the rows of its unit alone; other units add rows of their own.
     """
     _, window, stride = schema.seconds
     apart, found = -(-window // stride) * stride, []
-    for part in blocks(data, schema)[0]:
+    for part in blocks(data, schema, strict=strict)[0]:
         whole = np.flatnonzero((part.start - MONDAY) % apart == 0)
         at = place_of(part.start[whole], schema, places)
         _, first = np.unique(part.unit[whole] * places + at, return_index=True)
