@@ -19,7 +19,7 @@ from privae.audit.persons import by_lot, taking_part
 from privae.data.ratings import persons_in
 from privae.errors import DataError, UsageError
 from privae.fitted.series import FittedSeries, FittedSeriesNetwork
-from privae.fitted.units import FIRST
+from privae.fitted.units import beginning
 from privae.series.clock import DAY, MONDAY, wall_clock
 from privae.series.schema import OF_AN_ID, SeriesSchema
 from privae.series.windows import ids_in
@@ -137,10 +137,10 @@ def _canaries(count: int, schema: SeriesSchema, rng: np.random.Generator) -> tup
     if schema.kind is not None:
         kinds = rng.integers(0, len(schema.kinds), count)
         table[schema.kind] = np.array(schema.kinds, dtype=object)[kinds][owner]
-    start = np.full(count, FIRST)
+    start = np.full(count, beginning(schema))
     if schema.unit not in OF_AN_ID:
         apart = math.lcm(DAY, stride) if schema.unit == "day" else stride
-        start = FIRST + _LATER // apart * apart + np.arange(count) * apart
+        start = start + _LATER // apart * apart + np.arange(count) * apart
     time = (start[:, None] + np.arange(steps) * step).ravel()
     frame = pd.DataFrame(table | {schema.time: time.astype("datetime64[s]")})
     return _with_channels(frame, high.ravel(), schema, owner)
