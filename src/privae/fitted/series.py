@@ -163,17 +163,23 @@ class FittedSeries(Anomalies, Units):
 
     @property
     def kind_shares(self) -> Floats:
-        """Shares of the kinds of device among windows."""
+        """Shares of the kinds of device among windows: where the mean code lies between those of 0 and of 1."""
         first = len(self.model.mean) - self.model.given + conditions(self.schema, "kind")
-        mean = self.model.mean * self.model.standard.spread + self.model.standard.center
-        rest = np.clip(mean[first : first + len(self.schema.kinds) - 1], 0.0, 1.0)
+        none, whole = self.model.standard.codes(np.array([[0.0], [1.0]]) * np.ones(len(self.model.mean)))
+        share = (self.model.mean - none) / np.maximum(whole - none, 1e-9)
+        rest = np.clip(share[first : first + len(self.schema.kinds) - 1], 0.0, 1.0)
         found = np.append(max(1.0 - rest.sum(), 1e-3), rest)
         return np.asarray(found / found.sum())
 
     def _lanes(self, values: Floats, rng: np.random.Generator) -> Floats:
-        """Readings of numbers, with detail of the drawn size: [w, d] -> [w, t, l] in 0 to 1, NaN for gaps."""
+        """Readings of numbers, with detail of the drawn size: [w, d] -> [w, t, l] in 0 to 1, NaN for gaps.
+
+        A lane is absent where its mean is: in data, all of its numbers are gaps then.
+        """
         waves, steps = self.waves, self.schema.steps
         lanes, wave = len(waves.lanes), basis(steps, waves.frequencies)
+        absent = np.isnan(values[:, : lanes * waves.each : waves.each])
+        values = self._centered(values)
         parts = values[:, : lanes * waves.each].reshape(len(values), lanes, waves.each)
         rough = rng.standard_normal((len(values), lanes, steps))
         rough -= rough @ wave @ wave.T
@@ -183,10 +189,10 @@ class FittedSeries(Anomalies, Units):
         found = 0.5 + parts[:, :, :-1] @ wave.T * math.sqrt(steps) + detail * rough / np.maximum(size, 1e-12)
         found = np.clip(found, 0.0, 1.0).transpose(0, 2, 1)
         for place, channel in enumerate(waves.missing):
-            share = np.nan_to_num(values[:, lanes * waves.each + place], nan=0.0)
+            share = values[:, lanes * waves.each + place]
             gone = rng.random((len(values), steps)) < share[:, None]
             found[gone[:, :, None] & (waves.lanes.channel == channel)] = np.nan
-        return np.asarray(found)
+        return np.where(absent[:, None, :], np.nan, found)
 
 
 @dataclass(frozen=True)
@@ -227,7 +233,7 @@ class FittedSeriesNetwork(Units):
         """The windows of `count` new units; gaps are NaN."""
         config, generator = self.network.config, torch.Generator().manual_seed(seed)
         who, start, unit = self.places(count)
-        of = unit * config.windows + np.arange(len(unit)) % self.each % config.windows
+        of = unit * config.windows + place_of(start, self.schema, config.windows)
         records = -(-(int(of.max(initial=-1)) + 1) // config.windows)
         z = torch.randn(records, config.codes, generator=generator)
         with torch.no_grad():
