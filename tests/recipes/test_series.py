@@ -224,8 +224,7 @@ def test_made_up_windows_lie_on_the_clock_that_windows_are_cut_by(homes, stride)
         assert len(np.unique(again.unit)) == 7
 
 
-@pytest.mark.parametrize("kind", ["convolution", "recurrent"])
-@pytest.mark.parametrize("unit", ["household", "window"])
+@pytest.mark.parametrize(("kind", "unit"), [("convolution", "household"), ("recurrent", "window")])
 def test_networks_are_trained_by_gradients_of_units(homes, kind, unit, tmp_path):
     training = replace(SMALL, network=kind)
     schema = of(homes, unit)

@@ -107,7 +107,7 @@ def points(fitted: FittedSeries, data: pd.DataFrame) -> pd.DataFrame:
 def _points(course: Course, part: Windows, names: list[str]) -> pd.DataFrame:
     schema, (count, steps, lanes) = course.fitted.schema, part.values.shape
     mean = course.mean(part.start, part.kind)
-    flat = part.values.reshape(count, -1)
+    flat = part.values.reshape(count, steps * lanes)
     surprise = course.surprises(flat, mean)
     known = np.nan_to_num(surprise)
     before = mean + known @ np.tril(course.factor, -1).T

@@ -218,10 +218,11 @@ class FittedSeriesNetwork(Units):
 
     def embed(self, data: pd.DataFrame) -> Floats:
         """Latent codes of every window, [w, k]: those of its place."""
-        latent, found = self.network.config.latent, [np.zeros((0, self.network.config.latent))]
+        windows, latent = self.network.config.windows, self.network.config.latent
+        found = [np.zeros((0, latent))]
         for part in blocks(data, self.schema)[0]:
             records = self._records(part, np.arange(len(part)))
-            codes = array(self.model.embed(records, no_labels(len(records)))).reshape(len(part), -1, latent)
+            codes = array(self.model.embed(records, no_labels(len(records)))).reshape(len(part), windows, latent)
             found.append(codes[np.arange(len(part)), self._at(part)])
         return np.concatenate(found)
 

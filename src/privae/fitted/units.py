@@ -73,7 +73,7 @@ class Units:
     def table(self, found: Windows, rng: np.random.Generator) -> pd.DataFrame:
         """Windows as the schema's table; steps without any reading are left out."""
         (count, steps, _), schema = found.values.shape, self.schema
-        flat = found.values.reshape(count * steps, -1)
+        flat = found.values.reshape(count * steps, found.values.shape[2])
         level, lanes = np.repeat(rng.random(count), steps), lanes_of(schema)
         told = {
             column.name: _cells(column, flat[:, lanes.channel == place], level)
