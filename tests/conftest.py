@@ -83,6 +83,37 @@ def plays():
 
 
 @pytest.fixture(scope="session")
+def homes():
+    """A function of (homes, days, seed): hourly power and heat, higher at weekends; `schema` is theirs."""
+    from privae.data.column import Column
+    from privae.series.schema import SeriesSchema
+
+    def made(count, days=3, seed=0):
+        rng, hours = np.random.default_rng(seed), 24 * days
+        time = pd.date_range("2026-01-02", periods=hours, freq="h")  # a Friday
+        level = rng.normal(2.0, 0.3, (count, 1)) + 0.5 * (time.day_of_week.to_numpy() >= 5)
+        day = 0.5 * np.sin(2 * np.pi * np.arange(hours) / 24)
+        power = level + day + rng.normal(0, 0.2, (count, hours))
+        heat = 20 + 4 * (level + day - 2) + rng.normal(0, 0.5, (count, hours))
+        who = np.repeat(np.arange(count), hours)
+        cells = {"power": power.ravel().round(3), "heat": heat.ravel().round(2)}
+        return pd.DataFrame({"home": who, "time": np.tile(time, count), **cells})
+
+    made.schema = SeriesSchema(
+        id="home",
+        time="time",
+        step="1h",
+        window="1d",
+        windows=3,
+        channels=(
+            Column(name="power", kind="numeric", bounds=(0.0, 5.0), decimals=3),
+            Column(name="heat", kind="numeric", bounds=(0.0, 40.0), decimals=2),
+        ),
+    )
+    return made
+
+
+@pytest.fixture(scope="session")
 def people():
     """A function of (n, seed): a table whose columns hang together."""
 

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privae.errors import UsageError
 from privae.models.scores import (
     SCORES,
     Cells,
@@ -165,3 +166,100 @@ def test_a_config_that_no_fit_gives_is_refused(name, value):
     model = model_of()
     with pytest.raises(ValueError, match="no fit gives"):
         DetectionModel.load(model.config() | {name: value}, model.state())
+
+
+# --- given --------------------------------------------------------------------------------------------------
+
+
+def told_model(**more):
+    """Three numbers, the last of which is given: wide bounds, so that nothing is limited."""
+    low, width = np.full(3, -100.0), np.full(3, 200.0)
+    uniform = np.repeat([[0.0, 1.0]], 3, 0)
+    root = np.array([[1.0, 0.4, -0.5], [0.0, 0.8, 0.6], [0.0, 0.0, 0.7]])
+    parts = {
+        "quantiles": Quantiles(low, width, uniform, uniform, np.zeros(3)),
+        "standard": Standard(np.array([1.0, 0.0, 2.0]), np.array([2.0, 0.5, 1.0]), low, width),
+        "cells": Cells(np.zeros(0, np.int64), np.zeros(0)),
+        "mean": np.array([0.1, -0.2, 0.3]),
+        "covariance": root @ root.T,
+        "given": 1,
+    }
+    return model_of(**(parts | more))
+
+
+def conditional(model, row):
+    """Mean and covariance of the first two codes, given the third."""
+    codes = (row - model.standard.center) / model.standard.spread
+    wide, told = model.covariance, codes[2] - model.mean[2]
+    mean = model.mean[:2] + wide[:2, 2] / wide[2, 2] * told
+    return codes[:2], mean, wide[:2, :2] - np.outer(wide[:2, 2], wide[2, :2]) / wide[2, 2]
+
+
+def test_given_some_numbers_the_score_is_that_of_the_conditional_gaussian():
+    from scipy.stats import multivariate_normal
+
+    model, rng = told_model(), np.random.default_rng(0)
+    values = np.array([1.0, 0.0, 2.0]) + rng.normal(0, [1, 0.4, 0.8], (30, 3))
+    found = model.scores(values, np.zeros((30, 0), np.int64))
+    for row, score, diagonal in zip(values, found["mahalanobis"], found["diagonal"], strict=True):
+        codes, mean, wide = conditional(model, row)
+        dense = multivariate_normal(mean, wide)
+        assert score == pytest.approx(2 * (dense.logpdf(mean) - dense.logpdf(codes)), rel=1e-9)
+        assert diagonal == pytest.approx(((codes - model.mean[:2]) ** 2 / np.diag(model.covariance)[:2]).sum())
+    difference, weight = model.leaning(values)
+    assert difference.shape == weight.shape == (30, 2)
+    assert (difference * weight).sum(1) == pytest.approx(found["mahalanobis"], rel=1e-9)
+    mean, wide = model.normal_given(values[:, 2:])
+    for row, center in zip(values, mean, strict=True):
+        _, inside, covariance = conditional(model, row)
+        spread = model.standard.spread[:2]
+        assert center == pytest.approx(inside * spread + model.standard.center[:2])
+        assert wide == pytest.approx(covariance * np.outer(spread, spread))
+    blind = told_model(basis="public")
+    assert (blind.scores(values, np.zeros((30, 0), np.int64))["tail"] >= 0).all()
+    for call in (lambda: blind.leaning(values), lambda: blind.normal_given(values[:, 2:])):
+        with pytest.raises(UsageError, match="nothing to show"):
+            call()
+
+
+def test_a_gap_among_what_is_given_is_its_center():
+    model = told_model()
+    values = np.array([[1.0, 0.0, math.nan], [1.0, 0.0, 2.0]])
+    found = model.scores(values, np.zeros((2, 0), np.int64))["mahalanobis"]
+    assert found[0] == found[1]
+    assert np.isfinite(model.sample(3, np.random.default_rng(0), values[[0, 0, 0], 2:])[0][:, :2]).all()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.2, 0.05])
+def test_samples_given_a_condition_follow_the_conditional_mean(share):
+    """The condition is 0 or 1, as a weekend is: of normal marginals, one moves with it."""
+    place = 0.5 + np.linspace(-4, 4, 65) / 10
+    normal = np.concatenate([[0.0], 0.5 * (1 + np.array([math.erf(z / math.sqrt(2)) for z in np.linspace(-4, 4, 65)])), [1.0]])
+    ends = np.concatenate([[0.0], place, [1.0]])
+    atoms = np.interp(np.arange(67), [0, 1, 65, 66], [0.0, 0.01, 0.99, 1.0]), np.r_[0.0, np.full(65, 1 - share), 1.0]
+    quantiles = Quantiles(
+        np.array([-5.0, 0.0]), np.array([10.0, 1.0]), np.stack([ends, atoms[0]]), np.stack([normal, atoms[1]]), np.zeros(2)
+    )
+    standard = Standard(np.zeros(2), np.array([1.0, 0.5]), quantiles.low, quantiles.width)
+    deviation, rho = math.sqrt(share * (1 - share)) / 0.5, 0.5
+    wide = np.array([[1.0, rho * deviation], [rho * deviation, deviation**2]])
+    model = model_of(quantiles=quantiles, standard=standard, mean=np.array([0.0, share / 0.5]), covariance=wide,
+                     cells=Cells(np.zeros(0, np.int64), np.zeros(0)), given=1)  # fmt: skip
+    for told in (0.0, 1.0):
+        expected = rho * (told - share) / math.sqrt(share * (1 - share))
+        drawn, _ = model.sample(4000, np.random.default_rng(0), np.full((4000, 1), told))
+        assert (drawn[:, 1] == told).all()
+        assert drawn[:, 0].mean() == pytest.approx(expected, abs=0.06)
+        assert drawn[:, 0].std() == pytest.approx(math.sqrt(1 - rho**2), abs=0.05)
+
+
+def test_what_is_given_is_in_the_file_and_files_without_it_load():
+    model = told_model()
+    again = DetectionModel.load(model.config(), model.state())
+    assert again.given == 1
+    plain = model_of()
+    assert "given" not in plain.config()
+    assert DetectionModel.load(plain.config(), plain.state()).given == 0
+    for wrong in (-1, 3):
+        with pytest.raises(ValueError, match="no fit gives"):
+            DetectionModel.load(model.config() | {"given": wrong}, model.state())

@@ -19,15 +19,17 @@ from privae.audit.persons import by_lot, taking_part
 from privae.data.ratings import persons_in
 from privae.errors import DataError, UsageError
 from privae.fitted.series import FittedSeries, FittedSeriesNetwork
-from privae.fitted.units import FIRST
+from privae.fitted.units import beginning
 from privae.series.clock import DAY, MONDAY, wall_clock
 from privae.series.schema import OF_AN_ID, SeriesSchema
+from privae.series.waves import basis
 from privae.series.windows import ids_in
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 
+_WAVES, _CONTRAST = 6, 0.8
 _LATER = 80_000 * DAY  # when canaries without an id are, long after anybody's readings
 
 
@@ -125,10 +127,14 @@ def fed(
 
 
 def _canaries(count: int, schema: SeriesSchema, rng: np.random.Generator) -> tuple[pd.DataFrame, Integers]:
-    """Made-up units of one window at full contrast, and whose each row is: [rows]."""
+    """Made-up units of one window near full contrast, and whose each row is: [rows].
+
+    Every channel has random low frequencies and a contrast of its own, so that no two canaries are alike.
+    """
     steps, (step, _, stride) = schema.steps, schema.seconds
-    turns = (np.arange(steps) + 0.5) / steps * rng.integers(1, 4, (count, 1))
-    high = np.cos(np.pi * turns + rng.uniform(0.0, 2 * np.pi, (count, 1))) > 0
+    wave = basis(steps, min(_WAVES, steps))
+    fields = rng.standard_normal((count, len(schema.channels), wave.shape[1])) @ wave.T
+    level = 0.5 + 0.5 * np.sign(fields) * rng.uniform(_CONTRAST, 1.0, fields.shape[:2])[:, :, None]
     owner = np.repeat(np.arange(count), steps)
     table: dict[str, Any] = {}
     if schema.id is not None:
@@ -137,27 +143,27 @@ def _canaries(count: int, schema: SeriesSchema, rng: np.random.Generator) -> tup
     if schema.kind is not None:
         kinds = rng.integers(0, len(schema.kinds), count)
         table[schema.kind] = np.array(schema.kinds, dtype=object)[kinds][owner]
-    start = np.full(count, FIRST)
+    start = np.full(count, beginning(schema))
     if schema.unit not in OF_AN_ID:
         apart = math.lcm(DAY, stride) if schema.unit == "day" else stride
-        start = FIRST + _LATER // apart * apart + np.arange(count) * apart
+        start = start + _LATER // apart * apart + np.arange(count) * apart
     time = (start[:, None] + np.arange(steps) * step).ravel()
     frame = pd.DataFrame(table | {schema.time: time.astype("datetime64[s]")})
-    return _with_channels(frame, high.ravel(), schema, owner)
+    return _with_channels(frame, level.transpose(0, 2, 1).reshape(len(owner), len(schema.channels)), schema, owner)
 
 
 def _with_channels(
-    frame: pd.DataFrame, high: Bools, schema: SeriesSchema, owner: Integers
+    frame: pd.DataFrame, level: Floats, schema: SeriesSchema, owner: Integers
 ) -> tuple[pd.DataFrame, Integers]:
-    """The rows with every channel at the end of its bounds, or its categories, that `high` says; long if need be."""
+    """The rows with channels at levels [n, channels], in 0 to 1, of bounds or of categories; long if need be."""
     cells: dict[str, Any] = {}
-    for column in schema.channels:
+    for column, share in zip(schema.channels, level.T, strict=True):
         if column.kind == "numeric":
             edges = column.numeric_bins.edges
             low, top = column.bounds or (float(edges[0]), float(edges[-1]))
-            cells[column.name] = np.where(high, top, low)
+            cells[column.name] = low + share * (top - low)
         else:
-            cells[column.name] = np.where(high, column.texts[-1], column.texts[0]).astype(object)
+            cells[column.name] = np.where(share > 0.5, column.texts[-1], column.texts[0]).astype(object)
     if not schema.long:
         return frame.assign(**cells)[list(schema.columns)], owner
     columns = str(schema.channel), str(schema.value)

@@ -20,7 +20,7 @@ from privae.fitted.series import FittedSeries
 from privae.fitted.tensors import Floats
 from privae.series.clock import MONDAY, NEVER, wall_clock
 from privae.series.waves import basis
-from privae.series.windows import Windows, blocks, held, readings, resampled, windows
+from privae.series.windows import Windows, blocks, held, joined, readings, resampled, windows
 
 Integers = NDArray[np.int64]
 
@@ -101,14 +101,13 @@ def points(fitted: FittedSeries, data: pd.DataFrame) -> pd.DataFrame:
     """
     course = Course(fitted)
     parts, names = blocks(data, fitted.schema)
-    found = [_points(course, part, names) for part in parts]
-    return pd.concat(found, ignore_index=True)
+    return _points(course, joined(list(parts), fitted.schema), names)
 
 
 def _points(course: Course, part: Windows, names: list[str]) -> pd.DataFrame:
     schema, (count, steps, lanes) = course.fitted.schema, part.values.shape
     mean = course.mean(part.start, part.kind)
-    flat = part.values.reshape(count, -1)
+    flat = part.values.reshape(count, steps * lanes)
     surprise = course.surprises(flat, mean)
     known = np.nan_to_num(surprise)
     before = mean + known @ np.tril(course.factor, -1).T
@@ -211,7 +210,9 @@ class Follower:
         found = self.course.surprises(flat, self.course.mean(drawn.start, drawn.kind)).reshape(
             drawn.values.shape
         )
-        self._own = np.sort(np.nanmean(found**2, 2), axis=0)
+        squared = np.nansum(found**2, 2), (~np.isnan(found)).sum(2)
+        steps = zip(*(part.T for part in squared), strict=True)
+        self._own = [np.sort(total[count > 0] / count[count > 0]) for total, count in steps]
 
     def push(self, row: Mapping[str, Any]) -> dict[str, float | None]:
         """The scores of one row: "score" of its step so far, "window", the mean of the window's so far, and "share".
@@ -273,6 +274,6 @@ class Follower:
         known = ~np.isnan(values)
         squared = np.where(known, state.surprise[: len(values)] ** 2, np.nan)
         score = float(np.nanmean(squared[place * lanes :]))
-        own = self._own[:, place]
-        share = 1.0 - float(np.searchsorted(own, score)) / len(own)
+        own = self._own[place]
+        share = 1.0 - float(np.searchsorted(own, score)) / max(len(own), 1)
         return {"score": score, "window": float(np.nanmean(squared)), "share": share}

@@ -46,11 +46,11 @@ class FittedSeries(Anomalies, Units):
         return Waves(self.schema, rest // len(lanes_of(self.schema)) - 1)
 
     @staticmethod
-    def read(waves: Waves, data: Any) -> tuple[Floats, Integers]:  # noqa: ANN401
-        """Numbers [w, d] and units [w] of a table's windows."""
+    def read(waves: Waves, data: Any, *, strict: bool = True) -> tuple[Floats, Integers]:  # noqa: ANN401
+        """Numbers [w, d] and units [w] of a table's windows; strict: see `blocks`."""
         if not isinstance(data, pd.DataFrame):
             raise UsageError("series must be a pandas DataFrame, one row a time (or a reading)")
-        found = [(waves.numbers(part), part.unit) for part in blocks(data, waves.schema)[0]]
+        found = [(waves.numbers(part), part.unit) for part in blocks(data, waves.schema, strict=strict)[0]]
         values = np.concatenate([np.zeros((0, waves.size)), *(part[0] for part in found)])
         return values, np.concatenate([np.zeros(0, np.int64), *(part[1] for part in found)])
 
@@ -166,17 +166,23 @@ class FittedSeries(Anomalies, Units):
 
     @property
     def kind_shares(self) -> Floats:
-        """Shares of the kinds of device among windows."""
+        """Shares of the kinds of device among windows: where the mean code lies between those of 0 and of 1."""
         first = len(self.model.mean) - self.model.given + conditions(self.schema, "kind")
-        mean = self.model.mean * self.model.standard.spread + self.model.standard.center
-        rest = np.clip(mean[first : first + len(self.schema.kinds) - 1], 0.0, 1.0)
+        none, whole = self.model.standard.codes(np.array([[0.0], [1.0]]) * np.ones(len(self.model.mean)))
+        share = (self.model.mean - none) / np.maximum(whole - none, 1e-9)
+        rest = np.clip(share[first : first + len(self.schema.kinds) - 1], 0.0, 1.0)
         found = np.append(max(1.0 - rest.sum(), 1e-3), rest)
         return np.asarray(found / found.sum())
 
     def _lanes(self, values: Floats, rng: np.random.Generator) -> Floats:
-        """Readings of numbers, with detail of the drawn size: [w, d] -> [w, t, l] in 0 to 1, NaN for gaps."""
+        """Readings of numbers, with detail of the drawn size: [w, d] -> [w, t, l] in 0 to 1, NaN for gaps.
+
+        A lane is absent where its mean is: in data, all of its numbers are gaps then.
+        """
         waves, steps = self.waves, self.schema.steps
         lanes, wave = len(waves.lanes), basis(steps, waves.frequencies)
+        absent = np.isnan(values[:, : lanes * waves.each : waves.each])
+        values = self._centered(values)
         parts = values[:, : lanes * waves.each].reshape(len(values), lanes, waves.each)
         rough = rng.standard_normal((len(values), lanes, steps))
         rough -= rough @ wave @ wave.T
@@ -186,10 +192,10 @@ class FittedSeries(Anomalies, Units):
         found = 0.5 + parts[:, :, :-1] @ wave.T * math.sqrt(steps) + detail * rough / np.maximum(size, 1e-12)
         found = np.clip(found, 0.0, 1.0).transpose(0, 2, 1)
         for place, channel in enumerate(waves.missing):
-            share = np.nan_to_num(values[:, lanes * waves.each + place], nan=0.0)
+            share = values[:, lanes * waves.each + place]
             gone = rng.random((len(values), steps)) < share[:, None]
             found[gone[:, :, None] & (waves.lanes.channel == channel)] = np.nan
-        return np.asarray(found)
+        return np.where(absent[:, None, :], np.nan, found)
 
 
 @dataclass(frozen=True)
@@ -215,10 +221,11 @@ class FittedSeriesNetwork(Units):
 
     def embed(self, data: pd.DataFrame) -> Floats:
         """Latent codes of every window, [w, k]: those of its place."""
-        latent, found = self.network.config.latent, [np.zeros((0, self.network.config.latent))]
+        windows, latent = self.network.config.windows, self.network.config.latent
+        found = [np.zeros((0, latent))]
         for part in blocks(data, self.schema)[0]:
             records = self._records(part, np.arange(len(part)))
-            codes = array(self.model.embed(records, no_labels(len(records)))).reshape(len(part), -1, latent)
+            codes = array(self.model.embed(records, no_labels(len(records)))).reshape(len(part), windows, latent)
             found.append(codes[np.arange(len(part)), self._at(part)])
         return np.concatenate(found)
 
@@ -230,7 +237,7 @@ class FittedSeriesNetwork(Units):
         """The windows of `count` new units; gaps are NaN."""
         config, generator = self.network.config, torch.Generator().manual_seed(seed)
         who, start, unit = self.places(count)
-        of = unit * config.windows + np.arange(len(unit)) % self.each % config.windows
+        of = unit * config.windows + place_of(start, self.schema, config.windows)
         records = -(-(int(of.max(initial=-1)) + 1) // config.windows)
         z = torch.randn(records, config.codes, generator=generator)
         with torch.no_grad():
@@ -303,14 +310,15 @@ def place_of(start: Integers, schema: SeriesSchema, places: int) -> Integers:
     return (start - MONDAY) // (-(-window // stride) * stride) % places
 
 
-def records_of(data: pd.DataFrame, schema: SeriesSchema, places: int) -> Tensor:
+def records_of(data: pd.DataFrame, schema: SeriesSchema, places: int, *, strict: bool = True) -> Tensor:
     """Units as the records of a network, [u, 2 m]: the first window at each place that does not overlap others.
 
+    strict: see `blocks`.
     Guarantee: a record is a function of the rows of its unit alone; other units add rows of their own.
     """
     _, window, stride = schema.seconds
     apart, found = -(-window // stride) * stride, []
-    for part in blocks(data, schema)[0]:
+    for part in blocks(data, schema, strict=strict)[0]:
         whole = np.flatnonzero((part.start - MONDAY) % apart == 0)
         at = place_of(part.start[whole], schema, places)
         _, first = np.unique(part.unit[whole] * places + at, return_index=True)

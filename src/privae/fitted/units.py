@@ -10,14 +10,20 @@ from numpy.typing import NDArray
 from privae.data.column import Column, nullable, palette
 from privae.fitted.anomalies import shown
 from privae.fitted.tensors import Floats
-from privae.series.clock import DAY
+from privae.series.clock import DAY, MONDAY
 from privae.series.schema import OF_AN_ID, SeriesSchema
 from privae.series.windows import Windows, blocks, lanes_of
 
 Integers = NDArray[np.int64]
 
-FIRST = 11_323 * DAY  # 2001-01-01, a Monday: when made-up readings begin
+_FIRST = 11_323 * DAY  # 2001-01-01, a Monday: when made-up readings begin, or with the first window after
 WEEK = 7 * DAY
+
+
+def beginning(schema: SeriesSchema) -> int:
+    """When the first made-up window starts: on the clock that windows are cut by."""
+    _, _, stride = schema.seconds
+    return MONDAY - (MONDAY - _FIRST) // stride * stride
 
 
 @dataclass(frozen=True)
@@ -58,15 +64,16 @@ class Units:
     def places(self, count: int) -> tuple[Integers, Integers, Integers]:
         """Whose every window is, when it starts, and its unit: [w] each."""
         unit, place = np.divmod(np.arange(count * self.each), self.each)
+        start = beginning(self.schema) + place * self.apart
         if self.schema.unit in OF_AN_ID:
-            return unit, FIRST + place * self.apart, unit
-        each = DAY if self.schema.unit == "day" else self.apart
-        return np.zeros(len(unit), np.int64), FIRST + unit * each + place * self.apart, unit
+            return unit, start, unit
+        each = max(DAY, self.schema.seconds[2]) if self.schema.unit == "day" else self.apart
+        return np.zeros(len(unit), np.int64), start + unit * each, unit
 
     def table(self, found: Windows, rng: np.random.Generator) -> pd.DataFrame:
         """Windows as the schema's table; steps without any reading are left out."""
         (count, steps, _), schema = found.values.shape, self.schema
-        flat = found.values.reshape(count * steps, -1)
+        flat = found.values.reshape(count * steps, found.values.shape[2])
         level, lanes = np.repeat(rng.random(count), steps), lanes_of(schema)
         told = {
             column.name: _cells(column, flat[:, lanes.channel == place], level)

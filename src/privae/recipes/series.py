@@ -162,7 +162,7 @@ class SeriesRecipe:
 
     def _fit_network(self, run: Run, data: pd.DataFrame) -> FittedSeriesNetwork:
         network = self._network(int(run.plan.settings[PLACES] or 0))
-        records = records_of(data, self.schema, network.config.windows)
+        records = records_of(data, self.schema, network.config.windows, strict=False)
         likelihood = Gappy(network.config.inputs, _VARIANCE)
         model = gradients.fit(run, (records, no_labels(len(records)).numpy()), likelihood, 1, network)
         return FittedSeriesNetwork(self.schema, model)
@@ -183,8 +183,8 @@ class SeriesRecipe:
             return self._fit_network(run, data)
         settings = run.plan.settings
         waves = Waves(self.schema, int(settings[FREQUENCIES] or 0), float(settings[UNIT] or 0))
-        values, unit = FittedSeries.read(waves, data)
-        detection.check_size(unit)
+        values, unit = FittedSeries.read(waves, data, strict=False)
+        detection.check_size(np.unique(unit))
         records = Records(values, np.zeros((len(values), 0), np.int64), unit)
         if settings.get(ONE_PHASE):
             model = in_one_phase(run, records, waves)

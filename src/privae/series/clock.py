@@ -25,7 +25,7 @@ NEVER = np.iinfo(np.int64).min
 """A time that does not read."""
 _LIMIT = 2.0**37  # seconds: years -2385 to 6325
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": DAY}
-_DURATION = re.compile(r"([0-9]+) *(s|min|h|d)")
+_DURATION = re.compile(r"([0-9]{1,9}) *(s|min|h|d)")
 _TIME = (
     r"^(?P<year>[0-9]{4})[-/](?P<month>[0-9]{1,2})[-/](?P<day>[0-9]{1,2})"
     r"(?:[T ]+(?P<hour>[0-9]{1,2}):(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2})(?:[.,][0-9]*)?)?)?"
@@ -81,9 +81,12 @@ def _read(texts: list[str]) -> tuple[Integers, NDArray[np.bool_]]:
     valid = (month >= 1) & (month <= 12) & (day >= 1) & (dates < after)
     valid &= (hour <= 23) & (minute <= 59) & (second <= 60)
     sign = np.where(_text(fields, "sign") == "-", -1, 1)
-    offset = sign * (_whole(fields, "ahead", 0) * 3600 + _whole(fields, "rest", 0) * 60)
+    ahead, rest = _whole(fields, "ahead", 0), _whole(fields, "rest", 0)
+    valid &= (ahead <= 23) & (rest <= 59)
+    offset = sign * (ahead * 3600 + rest * 60)
     seconds = dates * DAY + hour * 3600 + minute * 60 + second - offset
     aware = _text(fields, "zone") != ""
+    valid &= ~aware | (np.abs(seconds) < _LIMIT)  # beyond, no time zone is known, and a library would raise
     others = np.flatnonzero(~valid)
     said = parsed([texts[place] for place in others.tolist()])
     known = np.abs(said) < _LIMIT  # NaN compares false

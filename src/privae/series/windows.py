@@ -98,13 +98,16 @@ def windows(frame: pd.DataFrame, schema: SeriesSchema) -> tuple[Windows, list[st
     return joined(list(parts), schema), names
 
 
-def blocks(frame: pd.DataFrame, schema: SeriesSchema) -> tuple[Iterator[Windows], list[str]]:
+def blocks(
+    frame: pd.DataFrame, schema: SeriesSchema, *, strict: bool = True
+) -> tuple[Iterator[Windows], list[str]]:
     """The windows of a table, of some ids after the others, and the names of ids.
 
+    strict: refuse a table in which no time reads. Not for fits, which one unit could make fail, or end.
     Guarantee: the windows of a unit are a function of the schema and of its rows alone.
     Edges: rows in any order; several in one step are resampled, rows without an id or a time count for nobody; steps
         without a reading are gaps; a window with too few readings is none, so an id may have none.
-    Errors: DataError for an absent column, or where no time reads.
+    Errors: DataError for an absent column, or, with `strict`, where no time reads.
     """
     header = [str(name) for name in frame.columns]
     schema.ordered(header)
@@ -113,14 +116,17 @@ def blocks(frame: pd.DataFrame, schema: SeriesSchema) -> tuple[Iterator[Windows]
     order = np.argsort(who, kind="stable")
     order = order[np.searchsorted(who[order], 0) :]
     ends = np.cumsum(np.bincount(who[order], minlength=len(names)))
-    return _blocks(frame, schema, (who, order, ends)), names
+    return _blocks(frame, schema, (who, order, ends), strict), names
 
 
 def _blocks(
-    frame: pd.DataFrame, schema: SeriesSchema, rows: tuple[Integers, Integers, Integers]
+    frame: pd.DataFrame,
+    schema: SeriesSchema,
+    rows: tuple[Integers, Integers, Integers],
+    strict: bool,  # noqa: FBT001
 ) -> Iterator[Windows]:
     who, order, ends = rows
-    start, units, read = 0, 0, not len(order)
+    start, units, read = 0, 0, not (strict and len(order))
     while start < len(order):
         # whole ids: as many as fit, and one at least
         first, last = np.searchsorted(ends, [start, start + _ROWS], side="right")
@@ -155,9 +161,7 @@ def _windows(frame: pd.DataFrame, who: Integers, schema: SeriesSchema) -> tuple[
     order = np.lexsort((time, who))
     step, _, stride = schema.seconds
     steps = np.floor_divide(time[order] - MONDAY, step)
-    first = np.ones(len(order), bool)
-    first[1:] = (np.diff(who[order]) != 0) | (np.diff(steps) != 0)
-    starts = np.flatnonzero(first)
+    starts = np.flatnonzero(_first(who[order], steps))
     values = resampled(read[order], starts, schema)
     places = who[order][starts], steps[starts]
     return _cut(values, places, stride // step, schema), bool(known.any())
@@ -238,12 +242,33 @@ def _cut(values: Array, places: tuple[Integers, Integers], stride: int, schema: 
     which, window, at = (np.concatenate(part) for part in zip(*found, strict=True))
     order = np.lexsort((window, who[which]))
     which, window, at = which[order], window[order], at[order]
-    first = np.ones(len(order), bool)
-    first[1:] = (np.diff(who[which]) != 0) | (np.diff(window) != 0)
+    chosen = _enough(values[which], _first(who[which], window), schema)
+    which, window, at = which[chosen], window[chosen], at[chosen]
+    first = _first(who[which], window)
     filled = np.full((int(first.sum()), length, values.shape[1]), np.nan)
     filled[np.cumsum(first) - 1, at] = values[which]
     start = MONDAY + window[first] * stride * schema.seconds[0]
     return _kept(filled, who[which][first], start, schema)
+
+
+def _first(*keys: Integers) -> NDArray[np.bool_]:
+    """Where sorted keys begin anew: [n] each -> [n]."""
+    found = np.ones(len(keys[0]), bool)
+    found[1:] = np.any([np.diff(key) != 0 for key in keys], 0)
+    return found
+
+
+def _enough(values: Array, first: NDArray[np.bool_], schema: SeriesSchema) -> NDArray[np.bool_]:
+    """Whether each step lies in a window that can be kept, for all that it has readings of: [n, l + kinds], [n] -> [n].
+
+    The others are left out before windows are laid out whole: a unit with a reading here and there takes no memory.
+    """
+    if not len(first):
+        return first
+    told = ~np.isnan(values[:, : len(lanes_of(schema))]).all(1)
+    starts = np.flatnonzero(first)
+    most = np.add.reduceat(told, starts, dtype=np.int64) * (1 + _holding(schema))
+    return (most / schema.steps >= schema.filled)[np.cumsum(first) - 1]
 
 
 def _kept(filled: Array, who: Integers, start: Integers, schema: SeriesSchema) -> Windows:
@@ -274,8 +299,12 @@ def held(values: Array, schema: SeriesSchema) -> Array:
     """Gaps filled by the last reading before them in the window, for as long as the schema says: [w, t, l]."""
     if schema.hold is None:
         return values
-    most = seconds_of(schema.hold, "hold") // schema.seconds[0]
-    steps = np.arange(values.shape[1])[None, :, None]
+    most, steps = _holding(schema), np.arange(values.shape[1])[None, :, None]
     last = np.maximum.accumulate(np.where(np.isnan(values), -1, steps), axis=1)
     found = np.take_along_axis(values, np.maximum(last, 0), 1)
     return np.where((last >= 0) & (steps - last <= most), found, values)
+
+
+def _holding(schema: SeriesSchema) -> int:
+    """Steps that a reading stands for besides its own."""
+    return 0 if schema.hold is None else seconds_of(schema.hold, "hold") // schema.seconds[0]
