@@ -101,9 +101,9 @@ def run(name: str, parts: Sequence[Part], options: argparse.ArgumentParser) -> N
 def kept(report: Report, again: str) -> None:
     """Put what was measured of one part in the place of what the results hold of it."""
     path = RESULTS / f"{report.name}{'.quick' if report.quick else ''}.json"
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in ("rows", "checks", "not_measured"):
-        old = [one for one in before[name] if again not in (one["part"], one.get("of"))]
+        old = [one for one in before.get(name, []) if again not in (one["part"], one.get("of"))]
         getattr(report, name)[:] = [*old, *getattr(report, name)]
     report.started = time.time() - sum(row["seconds"] for row in report.rows if row["part"] == "seconds")
     report.write()

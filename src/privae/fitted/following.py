@@ -15,12 +15,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from privae.data.values import canonical
-from privae.errors import DataError, UsageError
+from privae.errors import UsageError
 from privae.fitted.series import FittedSeries
 from privae.fitted.tensors import Floats
-from privae.series.clock import MONDAY, NEVER, wall_clock
+from privae.series.clock import MONDAY, NEVER
+from privae.series.lines import Lines
 from privae.series.waves import basis
-from privae.series.windows import Windows, blocks, held, joined, readings, resampled, windows
+from privae.series.windows import Windows, blocks, held, joined, resampled, windows
 
 Integers = NDArray[np.int64]
 
@@ -201,8 +202,11 @@ class Follower:
 
     def __init__(self, fitted: FittedSeries) -> None:
         self.course = Course(fitted)
-        self._schema = fitted.schema
+        self._schema, self._waves = fitted.schema, fitted.waves
+        self._lanes, self._lines = len(self._waves.lanes), Lines(fitted.schema)
+        self._clock = fitted.schema.seconds
         self._states: dict[str, _State] = {}
+        self._means: dict[bytes, Floats] = {}
         rng = np.random.default_rng(0)
         each = max(_OWN // max(len(fitted.drawn(1, rng)), 1), 1)
         drawn = fitted.drawn(each, rng)
@@ -222,42 +226,40 @@ class Follower:
         Errors: DataError for a row that lacks a column.
         """
         nothing: dict[str, float | None] = {"score": None, "window": None, "share": None}
-        frame = self._frame(row)
-        time = int(wall_clock(frame[self._schema.time], self._schema.timezone)[0])
+        time, read = self._lines.read(row)
         name = "" if self._schema.id is None else canonical(row[self._schema.id])
         if time == NEVER or not (name or self._schema.id is None):
             return nothing
-        step, _, stride = (self._schema.seconds[0], 0, self._schema.seconds[2] // self._schema.seconds[0])
-        window, place = divmod((time - MONDAY) // step, stride)
-        read = readings(frame, self._schema)[0]
-        if place >= self._schema.steps or np.isnan(read[: len(self.course.fitted.waves.lanes)]).all():
+        step, _, stride = self._clock
+        window, place = divmod((time - MONDAY) // step, stride // step)
+        if place >= self._schema.steps or np.isnan(read[: self._lanes]).all():
             return nothing
         state = self._state(str(name), window, read)
         if window < state.window or place < state.place:
             return nothing
         return self._scored(state, place, read)
 
-    def _frame(self, row: Mapping[str, Any]) -> pd.DataFrame:
-        try:
-            return pd.DataFrame({name: [row[name]] for name in self._schema.columns}, dtype=object)
-        except KeyError as error:
-            raise DataError(f"a row has no column {error}, which the schema declares") from None
-
     def _state(self, name: str, window: int, read: Floats) -> _State:
         state = self._states.get(name)
         if state is not None and window <= state.window:
             return state
-        steps, lanes = self._schema.steps, len(self.course.fitted.waves.lanes)
+        steps, lanes = self._schema.steps, self._lanes
         kinds = read[lanes:]
         kind = int(np.nanargmax(kinds)) if len(kinds) and not np.isnan(kinds).all() else -1
-        start = MONDAY + window * self._schema.seconds[2]
-        mean = self.course.mean(np.array([start]), np.array([kind]))[0]
+        mean = self._mean(np.array([MONDAY + window * self._clock[2]]), np.array([kind]))
         fresh = _State(window, np.full((steps, lanes), np.nan), mean, np.zeros(steps * lanes))
         self._states.pop(name, None)
         self._states[name] = fresh
         if len(self._states) > _MOST_IDS:
             del self._states[next(iter(self._states))]  # whose window began first
         return fresh
+
+    def _mean(self, start: Integers, kind: Integers) -> Floats:
+        """What is expected of one window: a function of its conditions, of which there are few."""
+        given = self._waves.conditions(start, kind).tobytes()
+        if given not in self._means:
+            self._means[given] = self.course.mean(start, kind)[0]
+        return self._means[given]
 
     def _scored(self, state: _State, place: int, read: Floats) -> dict[str, float | None]:
         lanes = state.values.shape[1]

@@ -78,8 +78,14 @@ class FittedSeries(Anomalies, Units):
         who, start, unit = self.places(count)
         kind = self._kinds(int(who.max(initial=-1)) + 1, rng)[who]
         given = self.waves.conditions(start, kind)
-        values, _ = self.model.sample(len(start), rng, given)
+        values, _ = self._told.sample(len(start), rng, given)
         return Windows(self._lanes(values, rng), who, start, unit, kind)
+
+    @property
+    def _told(self) -> DetectionModel:
+        """The model of windows whose numbers are all known: what is missing is a number of its own, a share of steps."""
+        found = self.model.quantiles
+        return replace(self.model, quantiles=replace(found, gaps=np.zeros_like(found.gaps)))
 
     def sampled_scores(self, count: int, data: pd.DataFrame) -> Floats:  # noqa: ARG002
         """Scores of the model's own windows; where their distribution was released, its quantiles."""

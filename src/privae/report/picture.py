@@ -30,6 +30,7 @@ _BARS = 20
 _MOST_TEXTS = 8
 _LONGEST = 16  # characters of a category's name
 _FEW = 40  # steps of which each is marked
+_ROWS, _EACH = 4, 3  # of windows beside others
 _GAP = 0.08  # of an image, between two of them
 
 
@@ -154,6 +155,73 @@ def heats(images: NDArray[np.uint8], heat: Floats, names: Sequence[str], path: s
     figure.suptitle(
         "left: the image; right: what makes it strange (red), and less strange (blue)", fontsize=9
     )
+    _save(figure, path)
+
+
+def profiles(
+    real: Floats, synthetic: Floats, path: str | Path, names: Sequence[str], title: str = "", step: str = "step"
+) -> None:
+    """Write a PNG with one panel a channel: the mean of either's windows at each step, and their 10 % to 90 %.
+
+    Shapes: windows [n, t, c] and [k, t, c], NaN for a gap; names [c].
+    Edges: a step without a value in a set is a gap.
+    Errors: UsageError for no window, or windows of different shapes, or a path that cannot be written.
+    """
+    if not len(real) or not len(synthetic) or {real.shape[1:], synthetic.shape[1:]} != {
+        (real.shape[1], len(names))
+    }:
+        raise UsageError("give windows of one shape on either side, and one name a channel")
+    long = real.shape[1] > _FEW
+    across = 1 if long else min(3, len(names))
+    down = -(-len(names) // across)
+    size = (9.6 if long else max(6.4, 4.2 * across), 2.6 * down + 0.9)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for place, (panel, name) in enumerate(zip(panels, names, strict=False)):
+        for values, label, color in ((real, "real", _REAL), (synthetic, "synthetic", _SYNTHETIC)):
+            _profile(panel, values[:, :, place], label, color)
+        panel.set_title(name, fontsize=10, fontweight="bold", loc="left")
+        panel.set_xlabel(step, fontsize=9)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in panels[len(names) :]:
+        panel.set_axis_off()
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.suptitle(f"{title}\nline: mean; band: 10 % to 90 % of windows".strip(), fontsize=11)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=10)
+    _save(figure, path)
+
+
+def _profile(panel: Axes, values: Floats, label: str, color: str) -> None:
+    """One side's mean and band by step: [n, t]."""
+    known = pd.DataFrame(values)
+    steps = np.arange(values.shape[1])
+    low, high = (known.quantile(share).to_numpy() for share in (0.1, 0.9))
+    panel.fill_between(steps, low, high, color=color, alpha=0.22, linewidth=0)
+    panel.plot(steps, known.mean().to_numpy(), color=color, linewidth=1.6, label=label)
+
+
+def examples(
+    real: Floats, synthetic: Floats, path: str | Path, title: str = "", step: str = "step"
+) -> None:
+    """Write a PNG of up to twelve windows of one channel of either: real ones on the left, synthetic on the right.
+
+    Shapes: [n, t] and [k, t], NaN for a gap. Both sides have one scale.
+    Errors: UsageError for no window, or a path that cannot be written.
+    """
+    if not len(real) or not len(synthetic):
+        raise UsageError("there is no window to draw")
+    figure = Figure(figsize=(9.6, 5.2), dpi=110, layout="constrained")
+    panels = figure.subplots(_ROWS, 2 * _EACH, sharex=True, sharey=True)
+    for first, windows_of, color in ((0, real, _REAL), (_EACH, synthetic, _SYNTHETIC)):
+        for panel, values in zip(panels[:, first : first + _EACH].ravel(), windows_of, strict=False):
+            panel.plot(values, color=color, linewidth=1.2)
+    for panel in panels.ravel():
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=7, length=2)
+    for place, name, color in ((0, "real", _REAL), (_EACH, "synthetic", _SYNTHETIC)):
+        panels[0, place].set_title(name, fontsize=10, fontweight="bold", loc="left", color=color)
+    figure.suptitle(title, fontsize=11)
+    figure.supxlabel(step, fontsize=9)
     _save(figure, path)
 
 
