@@ -83,9 +83,15 @@ class FittedSeries(Anomalies, Units):
 
     @property
     def _told(self) -> DetectionModel:
-        """The model of windows whose numbers are all known: what is missing is a number of its own, a share of steps."""
-        found = self.model.quantiles
-        return replace(self.model, quantiles=replace(found, gaps=np.zeros_like(found.gaps)))
+        """The model as windows are drawn: their numbers are all known (gaps are a share of steps), and no wider than
+        moments say; conditions are left as they are.
+        """
+        model, own = self.model, len(self.model.mean) - self.model.given
+        center = model.mean * model.standard.spread + model.standard.center
+        spread = np.sqrt(np.diagonal(model.raised)) * model.standard.spread
+        spread[own:] = np.inf
+        found = replace(model.quantiles, gaps=np.zeros(len(center)))
+        return replace(model, quantiles=found.narrowed(center, spread))
 
     def sampled_scores(self, count: int, data: pd.DataFrame) -> Floats:  # noqa: ARG002
         """Scores of the model's own windows; where their distribution was released, its quantiles."""
@@ -231,7 +237,9 @@ class FittedSeriesNetwork(Units):
         found = [np.zeros((0, latent))]
         for part in blocks(data, self.schema)[0]:
             records = self._records(part, np.arange(len(part)))
-            codes = array(self.model.embed(records, no_labels(len(records)))).reshape(len(part), windows, latent)
+            codes = array(self.model.embed(records, no_labels(len(records)))).reshape(
+                len(part), windows, latent
+            )
             found.append(codes[np.arange(len(part)), self._at(part)])
         return np.concatenate(found)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from privae.errors import UsageError
@@ -29,6 +29,7 @@ _LEAST = 1e-6  # of a squared distance, so that its logarithm is finite
 SCALE = 1024
 """Cells that scores are counted in, where their distribution is released: as fine as their size."""
 _EDGES = np.expm1(np.arange(SCALE + 1) / SCALE * 12.0)
+_MIDDLE, _WIDE, _FAR = (0.15, 0.85), 2.0 * float(ndtri(0.85)), 3.5
 _APART = 2.0  # distance of two columns' parts on the one axis that all of them are looked up on
 
 
@@ -54,6 +55,21 @@ class Quantiles:
     def at(self, shares: Array) -> Array:
         """The value that a share of each column lies below: [n, d] in [0, 1] -> [n, d], within the bounds."""
         return self.low + self.width * _looked_up(shares, self.share, self.place)
+
+    def narrowed(self, center: Array, spread: Array) -> "Quantiles":
+        """The same, no wider than the standard deviations [d] around the centers [d] that moments say.
+
+        Where cells are coarse, or noise made some of them stand out, counts say less than moments about how wide a
+        column is. Distances from the center are scaled so that the middle 70 % are as wide as of a normal column, if
+        they are wider; and nothing lies beyond 3.5 deviations. Post-processing of released numbers.
+        """
+        lower, upper = self.at(np.repeat([[_MIDDLE[0]], [_MIDDLE[1]]], len(center), axis=1))
+        ratio = np.minimum(1.0, spread / np.maximum((upper - lower) / _WIDE, 1e-300))
+        middle, most = ((center - self.low) / self.width)[:, None], (_FAR * spread / self.width)[:, None]
+        place = middle + np.clip((self.place - middle) * ratio[:, None], -most, most)
+        inside = np.clip(place, 0.0, 1.0)
+        inside[:, 0], inside[:, -1] = 0.0, 1.0
+        return replace(self, place=inside)
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def _blocks(
     frame: pd.DataFrame,
     schema: SeriesSchema,
     rows: tuple[Integers, Integers, Integers],
-    strict: bool,  # noqa: FBT001
+    strict: bool,
 ) -> Iterator[Windows]:
     who, order, ends = rows
     start, units, read = 0, 0, not (strict and len(order))
