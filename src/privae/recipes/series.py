@@ -84,9 +84,10 @@ def _signal(budget: Budget) -> float | None:
 
 def _needed(size: int, noisy: Sequence[Phase]) -> float:
     """Units from which covariances are trusted and quantiles read."""
-    trust = TRUST if noisy[0].name == detection.QUANTILES else TRUST_OF_FEW
-    told = _PER_NOISE * noisy[0].mechanism().std if trust is TRUST else 0.0
-    return max(trust.full * size / detection.mu_of(noisy), told)
+    mu = detection.mu_of(noisy)
+    if noisy[0].name != detection.QUANTILES:
+        return max(TRUST_OF_FEW.full * size, _FEW) / mu
+    return max(TRUST.full * size / mu, _PER_NOISE * noisy[0].mechanism().std)
 
 
 def waves_for(schema: SeriesSchema, budget: Budget) -> Waves:
