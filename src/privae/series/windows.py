@@ -268,7 +268,7 @@ def _enough(values: Array, first: NDArray[np.bool_], schema: SeriesSchema) -> ND
     told = ~np.isnan(values[:, : len(lanes_of(schema))]).all(1)
     starts = np.flatnonzero(first)
     most = np.add.reduceat(told, starts, dtype=np.int64) * (1 + _holding(schema))
-    return (most / schema.steps >= schema.filled)[np.cumsum(first) - 1]
+    return np.asarray((most / schema.steps >= schema.filled)[np.cumsum(first) - 1])
 
 
 def _kept(filled: Array, who: Integers, start: Integers, schema: SeriesSchema) -> Windows:
