@@ -83,7 +83,7 @@ class FittedSeries(Anomalies, Units):
 
     @property
     def _told(self) -> DetectionModel:
-        """The model as windows are drawn: all numbers known (gaps are a share of steps), and no wider than moments say."""
+        """The model as windows are drawn: with gaps as a share of steps alone, and no wider than moments say."""
         model, own = self.model, len(self.model.mean) - self.model.given
         center = model.mean * model.standard.spread + model.standard.center
         spread = np.sqrt(np.diagonal(model.raised)) * model.standard.spread

@@ -59,6 +59,7 @@ _VARIANCE = 0.02  # public: of readings in -1 to 1 around their means
 SERIES = Training(network="convolution", latent=4, hidden=HIDDEN["convolution"], learning_rate=1e-2)
 """What gradients of series are by default: a small convolutional network."""
 _CERTAIN = 3.0
+_HINT = "See, too, that times read like 2026-11-30 14:05:00, and that windows have enough readings"
 _NOTE = "few units for this epsilon: numbers keep public units, and only their moments are released"
 
 
@@ -187,10 +188,15 @@ class SeriesRecipe:
         values, unit = FittedSeries.read(waves, data, strict=False)
         detection.check_size(np.unique(unit))
         records = Records(values, np.zeros((len(values), 0), np.int64), unit)
-        if settings.get(ONE_PHASE):
-            model = in_one_phase(run, records, waves)
-        else:
-            model = detection.fitted(run, records, waves.layout, TRUST)
+        try:
+            one = bool(settings.get(ONE_PHASE))
+            model = (
+                in_one_phase(run, records, waves)
+                if one
+                else detection.fitted(run, records, waves.layout, TRUST)
+            )
+        except DataError as error:
+            raise DataError(f"{error}. {_HINT}") from None
         model = replace(model, given=waves.given)
         if self.schema.threshold == "released":
             found = _scored(run, model, records)
