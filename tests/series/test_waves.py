@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from privae.data.column import Column
+from privae.models.scores import Standard
 from privae.series.clock import DAY, MONDAY
 from privae.series.schema import SeriesSchema
 from privae.series.waves import Waves, basis, conditions, filled
 from privae.series.windows import Windows
-from privae.sums.standard import clipped_codes
-from privae.models.scores import Standard
 from privae.sums.moments import BOUND
+from privae.sums.standard import clipped_codes
 
 T = 24
 X = Column(name="x", kind="numeric", bounds=(0, 1))
