@@ -85,7 +85,8 @@ def test_few_units_are_read_too(homes):
 
 def test_a_promise_of_sums_without_noise_fails(homes, monkeypatch):
     monkeypatch.setattr(Mechanism, "release", lambda self, total, noise, **more: total.astype(np.float64))
-    assert findings(fitted(0.5, homes(100), homes.schema, count=100))[READING.name].failed
+    vae = VAE(1.0, rows=1000, schema=homes.schema).fit(homes(1000, days=1), coins=Coins(100, 0.0, bytes(32)))
+    assert findings(vae)[READING.name].failed
 
 
 @pytest.mark.parametrize("unit", ["household", "day", "window"])
