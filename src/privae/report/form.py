@@ -26,7 +26,7 @@ class Model(BaseModel):
 
     model_config = _STRICT
 
-    kind: Literal["table", "image", "ratings"]
+    kind: Literal["table", "image", "ratings", "series"]
     sha256: _Hash
     schema_hash: _Hash
 

@@ -42,9 +42,17 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "record": ("record", "记录"),
     "person": ("person", "个人"),
+    "household": ("household", "家庭"),
+    "device": ("device", "设备"),
+    "day": ("day", "日"),
+    "window": ("window", "时间窗口"),
     "client": ("client", "客户端"),
     "one record": ("one record", "一条记录"),
     "one person": ("one person", "一个人"),
+    "one household": ("one household", "一个家庭"),
+    "one device": ("one device", "一台设备"),
+    "one day": ("one day", "一日"),
+    "one window": ("one window", "一个时间窗口"),
     "one client": ("one client", "一个客户端"),
     "in plain words": (
         "In plain words: somebody who knows every other {unit}, has this model, and wants to know whether one given "
