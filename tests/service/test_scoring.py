@@ -166,3 +166,18 @@ def test_what_does_not_go_together_is_refused(room, monkeypatch, capsys, options
     assert says in capsys.readouterr().err
     assert not (room / "x.csv").exists()
     assert not (room / "x.png").exists()
+
+
+def test_a_model_of_series_has_a_page_a_certificate_and_an_audit(room, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    model, new = str(room / "m.privae"), str(room / "new.csv")
+    for more in ([], ["--data", new]):
+        target = tmp_path / f"{len(more)}.html"
+        assert main(["report", model, "-o", str(target), *more]) == 0
+        text = target.read_text()
+        assert "time series" in text
+        assert "household" in text
+        assert "of images" not in text
+    assert main(["certificate", model, "-o", str(tmp_path / "c.json")]) == 0
+    assert main(["audit", model, "--data", new, "-o", str(tmp_path / "a.json")]) == 0
+    assert "Traceback" not in capsys.readouterr().err

@@ -22,6 +22,7 @@ from privae.data.images import ImageSchema
 from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.errors import ArtifactError, PrivaeError, UsageError
+from privae.series.schema import SeriesSchema
 from privae.training.launch import place
 from privae.training.watch import Watch
 from privae.vae import VAE
@@ -210,13 +211,14 @@ def contents(model: VAE, sources: Sources, watch: Watch) -> "Contents":
     if sources.data is not None:
         if found is None:
             found = of_model(model, (sources.model, sources.data, sources.holdout), "quick", watch).to_dict()
-        measured, pictures = _on_data(model, sources, found, watch)
+        if not isinstance(schema, SeriesSchema):  # of which the page draws no figures yet
+            measured, pictures = _on_data(model, sources, found, watch)
     return Contents(
         model.plan_,
         model.guarantee,
         model.ledger,
         facts,
-        cast("Literal['table', 'image']", model.fitted_.kind),
+        cast("Literal['table', 'image', 'series']", model.fitted_.kind),
         found,
         model.canary_findings_,
         measured,

@@ -82,7 +82,7 @@ def _file(name: str) -> str:
 
 def _top(view: View) -> Html:
     contents = view.contents
-    what = _what(view) if contents.kind == "table" else view.say("of image")
+    what = _what(view) if contents.kind == "table" else view.say(f"of {contents.kind}")
     entries = contents.ledger.entries
     date = view.text("ledger.date", entries[-1].time if entries else "–")
     version = view.text("plan.code_version", contents.plan.code_version)

@@ -53,7 +53,7 @@ class Contents:
     guarantee: Guarantee
     ledger: Ledger
     facts: dict[str, Any]
-    kind: Literal["table", "image"]
+    kind: Literal["table", "image", "series"]
     audit: dict[str, Any] | None = None
     canaries: Sequence[Finding] = ()
     utility: dict[str, Any] | None = None

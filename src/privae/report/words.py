@@ -4,6 +4,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "title": ("Privacy report", "隐私报告"),
     "of table": ("A generative model of a table of {count} columns", "一个 {count} 列数据表的生成模型"),
     "of image": ("A generative model of images", "一个图像数据的生成模型"),
+    "of series": ("A model of time series", "一个时间序列的模型"),
     "fitted": ("Fitted {date} with privae {version}", "训练于 {date}，privae 版本 {version}"),
     "sections": ("Parts of this report", "报告的各部分"),
     "summary": ("Summary", "摘要"),
