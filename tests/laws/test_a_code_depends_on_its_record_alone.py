@@ -10,12 +10,12 @@ from privae.data.codec import Codec
 from privae.data.images import label_codes, read_images
 from privae.data.schema import Schema
 from privae.data.values import canonical, distinct, numbers
+from privae.models.scores import Standard
 from privae.series.clock import wall_clock
 from privae.series.schema import SeriesSchema
 from privae.series.waves import Waves
 from privae.series.windows import windows
 from privae.sums.standard import clipped_codes
-from privae.models.scores import Standard
 
 CODEC = Codec(
     Schema.loads(
@@ -112,11 +112,18 @@ def test_the_codes_of_a_window_are_its_own(rows):
     channels = (CODEC.schema.columns[1], CODEC.schema.columns[0])
     waves = Waves(SeriesSchema(id="id", time="t", step="1h", window="8h", filled=0.1, channels=channels), 3)
     standard = Standard(*waves.usual, waves.layout.grid.low, waves.layout.grid.width)
-    frame = pd.DataFrame([(who, 3600 * h, *more) for who, h, *more in rows], columns=["id", "t", "number", "text"], dtype=object)
+    frame = pd.DataFrame(
+        [(who, 3600 * h, *more) for who, h, *more in rows],
+        columns=["id", "t", "number", "text"],
+        dtype=object,
+    )
 
     def codes_of(part):
         found, names = windows(part, waves.schema)
-        return {name: clipped_codes(waves.numbers(found.at(found.who == i)), standard).tolist() for i, name in enumerate(names)}
+        return {
+            name: clipped_codes(waves.numbers(found.at(found.who == i)), standard).tolist()
+            for i, name in enumerate(names)
+        }
 
     found = windows(frame, waves.schema)[0]
     together, whole = codes_of(frame), clipped_codes(waves.numbers(found), standard).tolist()

@@ -97,7 +97,7 @@ def checked(log, vae, n):
         ({"epsilon": 4.0, "classes": 2, "rows": 30, "recipe": "gradients", "training": SMALL}, "image"),
     ],
 )
-def test_what_ran_is_what_was_written_before(spied, people, pictures, homes, facts, options, kind):  # noqa: PLR0913
+def test_what_ran_is_what_was_written_before(spied, people, pictures, homes, facts, options, kind):
     log, source = spied
     vae = VAE(**options)
     if kind.startswith("table"):

@@ -194,7 +194,9 @@ def test_a_fitted_object_holds_no_data(people, schema):
 def planted_in_series(homes):
     """Canaries of every kind in every column of readings, of homes of their own and of others."""
     frame = homes(200).astype(object)
-    for place, (name, canary) in enumerate((n, c) for n in frame for c in (TEXT, NUMBER, WHOLE, f"{TEXT} {WHOLE}")):
+    for place, (name, canary) in enumerate(
+        (n, c) for n in frame for c in (TEXT, NUMBER, WHOLE, f"{TEXT} {WHOLE}")
+    ):
         frame.loc[frame.index[50 * place : 50 * place + 30], name] = canary
     return frame.assign(secret=TEXT)
 

@@ -77,7 +77,11 @@ def readings(homes, **changes):
     frame = homes(300)
     time = pd.date_range("2026-02-01", periods=24 * 50, freq="h")
     odd = pd.DataFrame({"home": "odd", "time": time, "power": 5.0, "heat": 0.0})
-    return (frame,), (pd.concat([frame.astype(object), odd.astype(object)]),), homes.schema.model_copy(update=changes)
+    return (
+        (frame,),
+        (pd.concat([frame.astype(object), odd.astype(object)]),),
+        homes.schema.model_copy(update=changes),
+    )
 
 
 def of_series(homes, epsilon=3.0, coins=None, **options):
@@ -170,7 +174,9 @@ def artefacts(result, folder, key) -> dict[str, bytes]:
 def test_one_more_record_changes_no_byte_of_any_artefact(
     transcript, people, pictures, plays, homes, facts, tmp_path, key, kind
 ):
-    options, (without, with_it), more = CASES[kind](people, {"r": plays, "s": homes}.get(kind[0], pictures), facts)
+    options, (without, with_it), more = CASES[kind](
+        people, {"r": plays, "s": homes}.get(kind[0], pictures), facts
+    )
     first = transcript(VAE(**options), *without, **more)
     again = transcript(VAE(**options), *with_it, replay=first["released"], **more)
     one, other = (artefacts(result, tmp_path, key) for result in (first, again))

@@ -420,7 +420,9 @@ SERIES = SeriesSchema(
         Column(name="on", kind="boolean"),
     ),
 )
-when = st.sampled_from(["2026-01-05", "2026-01-06 06:00", "soon", None]) | st.integers(0, 60).map(lambda h: h * 21_600)
+when = st.sampled_from(["2026-01-05", "2026-01-06 06:00", "soon", None]) | st.integers(0, 60).map(
+    lambda h: h * 21_600
+)
 reading = st.tuples(when, st.sampled_from([0, 3, 3, 1.5]) | cell, cell, st.sampled_from(["a", "b"]) | cell)
 home = st.lists(reading, max_size=8)
 
@@ -432,7 +434,11 @@ def series_table(homes):
 
 def full(days, low=0, high=3):
     """A household of so many whole days between the ends of its bounds."""
-    steps = [(day * DAY + 21_600 * i, high if (day + i) % 2 else low, i % 2 == 0, "a") for day in range(days) for i in range(4)]
+    steps = [
+        (day * DAY + 21_600 * i, high if (day + i) % 2 else low, i % 2 == 0, "a")
+        for day in range(days)
+        for i in range(4)
+    ]
     return [(4 * DAY + at, x, on, kind) for at, x, on, kind in steps]
 
 
@@ -440,7 +446,9 @@ def full(days, low=0, high=3):
 def watched():
     """Plans of series, of many units and of few, each with the releases of an ordinary fit that answer every other."""
     made, rng = {}, np.random.default_rng(0)
-    ordinary = [[(DAY * d + 21_600 * i, x, True, "b") for i, x in enumerate(rng.uniform(0, 3, 4))] for d in range(400)]
+    ordinary = [
+        [(DAY * d + 21_600 * i, x, True, "b") for i, x in enumerate(rng.uniform(0, 3, 4))] for d in range(400)
+    ]
     for rows in (4000, 20):
         recipe, budget = series.SeriesRecipe(SERIES), Budget(2.0, 1e-6, rows)
         plan = plan_of(recipe.draft(budget), budget, SERIES.hash, "source")

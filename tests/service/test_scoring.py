@@ -20,7 +20,9 @@ def room(tmp_path_factory, tiny, homes, people, facts):
     """A folder with a model of series, one of a table, and new readings."""
     folder = tmp_path_factory.mktemp("room")
     homes.schema.save(folder / "homes.toml")
-    VAE(3.0, rows=300, schema=homes.schema).fit(homes(300), noise=NoiseSource(bytes(32))).save(folder / "m.privae")
+    VAE(3.0, rows=300, schema=homes.schema).fit(homes(300), noise=NoiseSource(bytes(32))).save(
+        folder / "m.privae"
+    )
     VAE(math.inf).fit(people(100), schema=facts).save(folder / "t.privae")
     new = homes(2, days=2, seed=3)
     new.to_csv(folder / "new.csv", index=False)

@@ -149,7 +149,9 @@ def _canaries(count: int, schema: SeriesSchema, rng: np.random.Generator) -> tup
         start = start + _LATER // apart * apart + np.arange(count) * apart
     time = (start[:, None] + np.arange(steps) * step).ravel()
     frame = pd.DataFrame(table | {schema.time: time.astype("datetime64[s]")})
-    return _with_channels(frame, level.transpose(0, 2, 1).reshape(len(owner), len(schema.channels)), schema, owner)
+    return _with_channels(
+        frame, level.transpose(0, 2, 1).reshape(len(owner), len(schema.channels)), schema, owner
+    )
 
 
 def _with_channels(

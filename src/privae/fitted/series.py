@@ -222,7 +222,9 @@ class FittedSeriesNetwork(Units):
         found = [np.zeros((0, latent))]
         for part in blocks(data, self.schema)[0]:
             records = self._records(part, np.arange(len(part)))
-            codes = array(self.model.embed(records, no_labels(len(records)))).reshape(len(part), windows, latent)
+            codes = array(self.model.embed(records, no_labels(len(records)))).reshape(
+                len(part), windows, latent
+            )
             found.append(codes[np.arange(len(part)), self._at(part)])
         return np.concatenate(found)
 

@@ -127,7 +127,10 @@ class Waves:
         told = self._coded(filled(values), np.asarray(gaps.all(1)))
         channel = np.eye(len(self.schema.channels))[self.lanes.channel] > 0
         absent = [gaps[:, :, channel[:, place]].all(2).mean(1) for place in self.missing]
-        parts = [told.reshape(len(values), len(self.lanes) * self.each), np.reshape(absent, (len(self.missing), len(values))).T]
+        parts = [
+            told.reshape(len(values), len(self.lanes) * self.each),
+            np.reshape(absent, (len(self.missing), len(values))).T,
+        ]
         return np.concatenate([*parts, self.conditions(found.start, found.kind)], 1)
 
     def conditions(self, start: Integers, kind: Integers) -> Array:

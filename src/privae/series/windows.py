@@ -123,7 +123,7 @@ def _blocks(
     frame: pd.DataFrame,
     schema: SeriesSchema,
     rows: tuple[Integers, Integers, Integers],
-    strict: bool,  # noqa: FBT001
+    strict: bool,
 ) -> Iterator[Windows]:
     who, order, ends = rows
     start, units, read = 0, 0, not (strict and len(order))
@@ -268,7 +268,8 @@ def _enough(values: Array, first: NDArray[np.bool_], schema: SeriesSchema) -> ND
     told = ~np.isnan(values[:, : len(lanes_of(schema))]).all(1)
     starts = np.flatnonzero(first)
     most = np.add.reduceat(told, starts, dtype=np.int64) * (1 + _holding(schema))
-    return (most / schema.steps >= schema.filled)[np.cumsum(first) - 1]
+    chosen: NDArray[np.bool_] = most / schema.steps >= schema.filled
+    return chosen[np.cumsum(first) - 1]
 
 
 def _kept(filled: Array, who: Integers, start: Integers, schema: SeriesSchema) -> Windows:
