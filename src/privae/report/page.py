@@ -80,9 +80,13 @@ def _file(name: str) -> str:
     return (resources.files("privae.report") / name).read_text(encoding="utf-8")
 
 
+def _kind(view: View) -> Html:
+    return view.say("of image") if view.contents.kind == "image" else view.text("kind", "time series")
+
+
 def _top(view: View) -> Html:
     contents = view.contents
-    what = _what(view) if contents.kind == "table" else view.say(f"of {contents.kind}")
+    what = _what(view) if contents.kind == "table" else _kind(view)
     entries = contents.ledger.entries
     date = view.text("ledger.date", entries[-1].time if entries else "–")
     version = view.text("plan.code_version", contents.plan.code_version)

@@ -4,7 +4,6 @@ WORDS: dict[str, tuple[str, str]] = {
     "title": ("Privacy report", "隐私报告"),
     "of table": ("A generative model of a table of {count} columns", "一个 {count} 列数据表的生成模型"),
     "of image": ("A generative model of images", "一个图像数据的生成模型"),
-    "of series": ("A model of time series", "一个时间序列的模型"),
     "fitted": ("Fitted {date} with privae {version}", "训练于 {date}，privae 版本 {version}"),
     "sections": ("Parts of this report", "报告的各部分"),
     "summary": ("Summary", "摘要"),
@@ -43,17 +42,9 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "record": ("record", "记录"),
     "person": ("person", "个人"),
-    "household": ("household", "家庭"),
-    "device": ("device", "设备"),
-    "day": ("day", "日"),
-    "window": ("window", "时间窗口"),
     "client": ("client", "客户端"),
     "one record": ("one record", "一条记录"),
     "one person": ("one person", "一个人"),
-    "one household": ("one household", "一个家庭"),
-    "one device": ("one device", "一台设备"),
-    "one day": ("one day", "一日"),
-    "one window": ("one window", "一个时间窗口"),
     "one client": ("one client", "一个客户端"),
     "in plain words": (
         "In plain words: somebody who knows every other {unit}, has this model, and wants to know whether one given "
@@ -191,10 +182,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "date": ("date", "日期"),
     "so far": ("epsilon so far", "累计 epsilon"),
     "hash": ("hash", "哈希"),
-    "more entries": (
-        "Only the first {count} entries are listed.",
-        "只列出前 {count} 条。",
-    ),
+    "more entries": ("Only the first {count} entries are listed.", "只列出前 {count} 条。"),
     "other plans": (
         "This ledger also holds other fits of the same data: together they cost epsilon {epsilon}.",
         "该账本还记录了同一数据的其他训练：合计花费 epsilon {epsilon}。",
@@ -310,10 +298,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "detection boosting": ("told apart by boosting, AUC (0.5 is best)", "提升树的辨别 AUC（0.5 最好）"),
     "not computed": ("Not computed: {reason}.", "未计算：{reason}。"),
     # data
-    "data why": (
-        "The schema: public facts, declared before the fit.",
-        "数据模式：训练前声明的公开事实。",
-    ),
+    "data why": ("The schema: public facts, declared before the fit.", "数据模式：训练前声明的公开事实。"),
     "bought why": (
         "Categories that were not declared were bought: released with noise, under the guarantee.",
         "未声明的类别是购得的：在隐私承诺之下带噪声发布。",
