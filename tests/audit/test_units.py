@@ -56,9 +56,16 @@ def test_without_noise_canaries_are_read_off_the_sums_and_with_noise_they_are_no
         assert not one.failed
 
 
-@pytest.mark.parametrize("change", [{"stride": "5h", "window": "5h"}, {"id": None, "unit": "window", "window": "5h"},
-                                    {"id": None, "unit": "day"}, {"kind": "type", "kinds": ("x", "y"), "conditions": ("kind",)},
-                                    {"window": "6h", "conditions": ("hour", "weekday"), "timezone": "Europe/Rome"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stride": "5h", "window": "5h"},
+        {"id": None, "unit": "window", "window": "5h"},
+        {"id": None, "unit": "day"},
+        {"kind": "type", "kinds": ("x", "y"), "conditions": ("kind",)},
+        {"window": "6h", "conditions": ("hour", "weekday"), "timezone": "Europe/Rome"},
+    ],
+)
 def test_canaries_lie_on_any_clock(homes, change):
     schema = schema_of(homes, change.get("unit", "household")).model_copy(update=change)
     frame = homes(60).assign(type="x")
@@ -85,7 +92,8 @@ def test_few_units_are_read_too(homes):
 
 def test_a_promise_of_sums_without_noise_fails(homes, monkeypatch):
     monkeypatch.setattr(Mechanism, "release", lambda self, total, noise, **more: total.astype(np.float64))
-    assert findings(fitted(0.5, homes(100), homes.schema, count=100))[READING.name].failed
+    vae = VAE(1.0, rows=1000, schema=homes.schema).fit(homes(1000, days=1), coins=Coins(100, 0.0, bytes(32)))
+    assert findings(vae)[READING.name].failed
 
 
 @pytest.mark.parametrize("unit", ["household", "day", "window"])
@@ -122,7 +130,11 @@ def test_names_of_units_are_functions_of_their_row(homes):
 def test_a_canary_changes_no_real_value(homes):
     for unit in ("household", "day"):
         schema = schema_of(homes, unit)
-        for frame in (homes(20), homes(20).astype({"power": "float32"}), homes(20).assign(time=lambda f: f["time"].dt.tz_localize("UTC"))):
+        for frame in (
+            homes(20),
+            homes(20).astype({"power": "float32"}),
+            homes(20).assign(time=lambda f: f["time"].dt.tz_localize("UTC")),
+        ):
             fit = trial(Coins(20, 0.0, bytes(32)), frame, None, schema)
             alone, together = windows(frame, schema)[0], windows(fit.fed[0], schema)[0]
             assert len(together) == len(alone) + fit.canaries.planted.sum()
@@ -172,7 +184,9 @@ class TestAudit:
 
     def test_networks_are_audited(self, homes):
         frame, coins = homes(80), Coins(20, 0.2, bytes(32))
-        vae = VAE(3.0, rows=60, schema=homes.schema, recipe="gradients", training=SMALL).fit(frame, coins=coins)
+        vae = VAE(3.0, rows=60, schema=homes.schema, recipe="gradients", training=SMALL).fit(
+            frame, coins=coins
+        )
         assert list(findings(vae)) == [LOSS.name]
         rows = units.Attacked(vae.fitted_).rows(frame)
         assert rows.shape == (80, 2 * 3 * 24 * 2)

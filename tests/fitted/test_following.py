@@ -94,7 +94,13 @@ def test_late_rows_and_rows_of_nobody_or_no_time_are_not_scored(fitted, homes):
     assert None not in [one["score"] for one in scored]
     assert follower.push(rows[28]) == NOTHING
     assert follower.push(rows[3]) == NOTHING
-    for change in ({"time": "soon"}, {"time": None}, {"home": None}, {"home": ""}, {"power": "x", "heat": "?"}):
+    for change in (
+        {"time": "soon"},
+        {"time": None},
+        {"home": None},
+        {"home": ""},
+        {"power": "x", "heat": "?"},
+    ):
         assert follower.push(rows[30] | change) == NOTHING
     once = follower.push(rows[30])
     assert once["score"] == pytest.approx(points(fitted, homes(1, days=2).iloc[:36])["score"][30])

@@ -10,6 +10,12 @@ from privae.data.codec import Codec
 from privae.data.images import label_codes, read_images
 from privae.data.schema import Schema
 from privae.data.values import canonical, distinct, numbers
+from privae.models.scores import Standard
+from privae.series.clock import wall_clock
+from privae.series.schema import SeriesSchema
+from privae.series.waves import Waves
+from privae.series.windows import windows
+from privae.sums.standard import clipped_codes
 
 CODEC = Codec(
     Schema.loads(
@@ -90,3 +96,38 @@ def test_one_nasty_label_moves_no_other(first):
 def test_one_nasty_label_in_a_file_moves_no_other(tmp_path):
     np.savez(tmp_path / "i.npz", x=np.zeros((3, 1, 1), np.uint8), y=np.array(["1\0x", "1", "1\0y"]))
     assert read_images(tmp_path / "i.npz")[1].tolist() == ["1\0x", "1", "1\0y"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(cells, max_size=6), st.sampled_from([None, "Europe/Rome"]))
+def test_a_time_reads_as_if_it_were_alone(values, zone):
+    alone = [wall_clock(pd.Series([value], dtype=object), zone)[0] for value in values]
+    assert wall_clock(pd.Series(values, dtype=object), zone).tolist() == alone
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(cells, st.integers(0, 30), cells, cells), max_size=8))
+def test_the_codes_of_a_window_are_its_own(rows):
+    """Each household's windows, standardized and clipped, bit for bit as if the others were not there."""
+    channels = (CODEC.schema.columns[1], CODEC.schema.columns[0])
+    waves = Waves(SeriesSchema(id="id", time="t", step="1h", window="8h", filled=0.1, channels=channels), 3)
+    standard = Standard(*waves.usual, waves.layout.grid.low, waves.layout.grid.width)
+    frame = pd.DataFrame(
+        [(who, 3600 * h, *more) for who, h, *more in rows],
+        columns=["id", "t", "number", "text"],
+        dtype=object,
+    )
+
+    def codes_of(part):
+        found, names = windows(part, waves.schema)
+        return {
+            name: clipped_codes(waves.numbers(found.at(found.who == i)), standard).tolist()
+            for i, name in enumerate(names)
+        }
+
+    found = windows(frame, waves.schema)[0]
+    together, whole = codes_of(frame), clipped_codes(waves.numbers(found), standard).tolist()
+    assert whole == [code for name in together for code in together[name]]
+    for name in together:
+        mine = frame.loc[[canonical(value) == name for value in frame["id"]]]
+        assert codes_of(mine)[name] == together[name]

@@ -90,17 +90,21 @@ def checked(log, vae, n):
         ({"epsilon": 2.0}, "table"),
         ({"epsilon": 2.0, "recipe": "detection"}, "table without a label"),
         ({"epsilon": 2.0, "rows": 2000, "recipe": "gradients", "training": SMALL}, "table"),
+        ({"epsilon": 2.0}, "series"),
+        ({"epsilon": 2.0, "rows": 40}, "series"),
         ({"epsilon": 2.0, "classes": 2, "fidelity": False}, "image"),
         ({"epsilon": 2.0, "fidelity": False}, "image"),
         ({"epsilon": 4.0, "classes": 2, "rows": 30, "recipe": "gradients", "training": SMALL}, "image"),
     ],
 )
-def test_what_ran_is_what_was_written_before(spied, people, pictures, facts, options, kind):
+def test_what_ran_is_what_was_written_before(spied, people, pictures, homes, facts, options, kind):
     log, source = spied
     vae = VAE(**options)
     if kind.startswith("table"):
         facts = facts.model_copy(update={"label": None}) if kind == "table without a label" else facts
         vae.fit(people(2000), schema=facts, noise=source)
+    elif kind == "series":
+        vae.fit(homes(200), schema=homes.schema, noise=source)
     else:
         vae.fit(*pictures(2000), noise=source)
     checked(log, vae, 2000)

@@ -16,6 +16,7 @@ from privae.privacy.noise import NoiseSource
 
 pytestmark = pytest.mark.usefixtures("tiny")
 SMALL = Training(latent=2, hidden=(4,), steps=2, batch=30)
+SERIES = Training(network="convolution", latent=2, hidden=(4,), steps=2, batch=30)
 
 GARBAGE = [
     None, math.nan, math.inf, -math.inf, 1e308, 10**400, -1, "", "NA", "\ud800", "a\0b", b"\xff", True, [1], {"a": 1},
@@ -68,6 +69,31 @@ def test_ratings_are_fitted_whatever_their_cells_are(transcript, plays, options)
         again = transcript(VAE(5.0, **options), other, schema=timed, replay=first["released"])
         assert again["outcome"] == "fitted"
         assert again["told"] == first["told"]
+        assert again["vae"].ledger.events == first["vae"].ledger.events
+
+
+@pytest.mark.parametrize(
+    "options", [{"rows": 200}, {"rows": 30}, {"rows": 30, "recipe": "gradients", "training": SERIES}]
+)
+def test_series_are_fitted_whatever_their_cells_are(transcript, homes, options):
+    frame, vae = homes(60 if options["rows"] == 30 else 200), lambda: VAE(5.0, schema=homes.schema, **options)
+    first = transcript(vae(), frame)
+    assert first["outcome"] == "fitted"
+    for other in (
+        frame.loc[frame["home"] > 0],
+        garbled(frame),
+        pd.concat([frame.astype(object), garbled(frame.iloc[:300])]),
+        frame.assign(home="one"),
+        frame.assign(home=range(len(frame))),
+        frame.iloc[:0],
+        frame.iloc[:1],
+        frame.assign(home=None),
+        frame.assign(time="soon"),
+        frame.assign(power=None, heat="x"),
+        frame.set_axis(range(9, 9 + len(frame))),
+    ):
+        again = transcript(vae(), other, replay=first["released"])
+        assert (again["outcome"], again["told"]) == ("fitted", first["told"])
         assert again["vae"].ledger.events == first["vae"].ledger.events
 
 

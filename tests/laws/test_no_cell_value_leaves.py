@@ -189,3 +189,45 @@ def test_a_fitted_object_holds_no_data(people, schema):
             stack += list(item)
         elif hasattr(item, "__dict__") and not isinstance(item, type):
             stack.append(vars(item))
+
+
+def planted_in_series(homes):
+    """Canaries of every kind in every column of readings, of homes of their own and of others."""
+    frame = homes(200).astype(object)
+    for place, (name, canary) in enumerate(
+        (n, c) for n in frame for c in (TEXT, NUMBER, WHOLE, f"{TEXT} {WHOLE}")
+    ):
+        frame.loc[frame.index[50 * place : 50 * place + 30], name] = canary
+    return frame.assign(secret=TEXT)
+
+
+@pytest.mark.parametrize("recipe", ["auto", "gradients"])
+def test_fits_of_series(homes, tmp_path, capfd, recipe):
+    training = Training(network="convolution", latent=2, hidden=(4,), steps=2, batch=200)
+    told, vae = Told(), VAE(3.0, rows=200, recipe=recipe, schema=homes.schema, training=training)
+    vae.fit(planted_in_series(homes), watch=told)
+    vae.save(tmp_path / "a.privae")
+    assert not any(c in content for content in members_of(tmp_path / "a.privae").values() for c in BYTES)
+    out = capfd.readouterr()
+    said = [repr(vae), vae.plan_.dumps(), vae.ledger.dumps(), repr(vars(vae)), out.out, out.err, *told.texts]
+    assert all(clean(text) for text in [*said, vae.sample(200, seed=0).to_csv()])
+
+
+def test_errors_of_series(homes):
+    frame = planted_in_series(homes)
+    vae = VAE(3.0, rows=200, schema=homes.schema).fit(frame)
+    bad = homes.schema.model_copy(update={"id": None})
+    for call in (
+        lambda: vae.score_samples(frame.drop(columns="heat")),
+        lambda: vae.score_samples(frame.assign(time=TEXT)),
+        lambda: vae.score_samples(frame.to_numpy()),
+        lambda: VAE(0.01, rows=200, schema=homes.schema).fit(frame.iloc[:90]),
+        lambda: VAE(3.0, rows=200, schema=homes.schema).fit(frame, [TEXT] * len(frame)),
+        lambda: VAE(3.0, rows=200, schema=bad).fit(frame),
+        lambda: VAE(3.0, rows=200, schema=homes.schema).fit(frame.rename(columns={"time": TEXT})),
+    ):
+        with pytest.raises(PrivaeError) as caught:
+            call()
+        assert clean(whole(caught.value))
+        assert "\n" not in str(caught.value)
+    assert np.isfinite(vae.score_samples(frame)).all()

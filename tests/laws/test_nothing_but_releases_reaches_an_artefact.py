@@ -7,6 +7,7 @@ the model, with what its canaries showed to an outsider, ledger, certificate, pa
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -71,7 +72,28 @@ def ratings(plays):
     return (frame,), (pd.concat([frame.astype(object), odd]),)
 
 
+def readings(homes, **changes):
+    """Readings, and the same with one unit more, of very many windows at the ends of the bounds."""
+    frame = homes(300)
+    time = pd.date_range("2026-02-01", periods=24 * 50, freq="h")
+    odd = pd.DataFrame({"home": "odd", "time": time, "power": 5.0, "heat": 0.0})
+    return (
+        (frame,),
+        (pd.concat([frame.astype(object), odd.astype(object)]),),
+        homes.schema.model_copy(update=changes),
+    )
+
+
+def of_series(homes, epsilon=3.0, coins=None, **options):
+    one, other, schema = readings(homes, conditions=() if "recipe" in options else ("weekday",))
+    return {"epsilon": epsilon, "rows": 300, **options}, (one, other), {"schema": schema, "coins": coins}
+
+
 CASES = {
+    "series": lambda _, h, f: of_series(h, coins=COINS),
+    "series by gradients": lambda _, h, f: of_series(
+        h, math.inf, recipe="gradients", training=replace(SMALL, network="convolution")
+    ),
     "table": lambda p, _, f: ({"epsilon": 3.0, "rows": 600}, tables(p), {"schema": f}),
     "table with canaries": lambda p, _, f: ({"epsilon": 3.0}, tables(p), {"schema": f, "coins": COINS}),
     "bought categories": lambda p, _, f: (
@@ -150,9 +172,11 @@ def artefacts(result, folder, key) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kind", CASES)
 def test_one_more_record_changes_no_byte_of_any_artefact(
-    transcript, people, pictures, plays, facts, tmp_path, key, kind
+    transcript, people, pictures, plays, homes, facts, tmp_path, key, kind
 ):
-    options, (without, with_it), more = CASES[kind](people, plays if kind == "ratings" else pictures, facts)
+    options, (without, with_it), more = CASES[kind](
+        people, {"r": plays, "s": homes}.get(kind[0], pictures), facts
+    )
     first = transcript(VAE(**options), *without, **more)
     again = transcript(VAE(**options), *with_it, replay=first["released"], **more)
     one, other = (artefacts(result, tmp_path, key) for result in (first, again))

@@ -21,9 +21,11 @@ from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.data.values import distinct
 from privae.privacy.noise import NoiseSource
-from privae.recipes import detection, gradients, image, ratings, table
+from privae.recipes import detection, gradients, image, ratings, series, table
 from privae.recipes.gradients import Training
 from privae.recipes.phases import CATEGORIES, Budget, Run, plan_of
+from privae.series.clock import DAY
+from privae.series.schema import SeriesSchema
 from privae.sums.likes import UNIT
 from privae.training.watch import Silent
 
@@ -400,3 +402,87 @@ def test_a_person_uses_up_the_sensitivity_of_likes():
     for name, totals in run.totals.items():
         moved = math.sqrt(math.fsum(float(w * c) ** 2 for block, w in totals for c in block.tolist()))
         assert 0.999 < moved <= plan.phase(name).sensitivity, name
+
+
+# --- time series ------------------------------------------------------------------------------------------
+
+SERIES = SeriesSchema(
+    id="id",
+    time="t",
+    step="6h",
+    window="1d",
+    filled=0.25,
+    kind="type",
+    kinds=("a", "b"),
+    conditions=("weekday", "kind"),
+    channels=(
+        Column(name="x", kind="numeric", bounds=(0, 3), missing=True),
+        Column(name="on", kind="boolean"),
+    ),
+)
+when = st.sampled_from(["2026-01-05", "2026-01-06 06:00", "soon", None]) | st.integers(0, 60).map(
+    lambda h: h * 21_600
+)
+reading = st.tuples(when, st.sampled_from([0, 3, 3, 1.5]) | cell, cell, st.sampled_from(["a", "b"]) | cell)
+home = st.lists(reading, max_size=8)
+
+
+def series_table(homes):
+    rows = [(f"home {who}", *row) for who, theirs in enumerate(homes) for row in theirs]
+    return pd.DataFrame(rows, columns=["id", "t", "x", "on", "type"], dtype=object)
+
+
+def full(days, low=0, high=3):
+    """A household of so many whole days between the ends of its bounds."""
+    steps = [
+        (day * DAY + 21_600 * i, high if (day + i) % 2 else low, i % 2 == 0, "a")
+        for day in range(days)
+        for i in range(4)
+    ]
+    return [(4 * DAY + at, x, on, kind) for at, x, on, kind in steps]
+
+
+@pytest.fixture(scope="module")
+def watched():
+    """Plans of series, of many units and of few, each with the releases of an ordinary fit that answer every other."""
+    made, rng = {}, np.random.default_rng(0)
+    ordinary = [
+        [(DAY * d + 21_600 * i, x, True, "b") for i, x in enumerate(rng.uniform(0, 3, 4))] for d in range(400)
+    ]
+    for rows in (4000, 20):
+        recipe, budget = series.SeriesRecipe(SERIES), Budget(2.0, 1e-6, rows)
+        plan = plan_of(recipe.draft(budget), budget, SERIES.hash, "source")
+        first = Replay(plan, {})
+        recipe.fit(first, series_table(ordinary))
+
+        def totals(chosen, plan=plan, answers=first.answers, recipe=recipe):
+            run = Replay(plan, dict(answers))
+            recipe.fit(run, series_table(chosen))
+            return run.totals
+
+        made[rows] = plan, totals
+    assert [phase.name for phase in made[20][0].phases] == ["count", "moments"]
+    return made
+
+
+@pytest.mark.parametrize("rows", [4000, 20])
+@settings(max_examples=25, deadline=None)
+@given(records=st.lists(home, min_size=1, max_size=3), put=home, taken=st.integers(0, 2))
+def test_sums_of_any_households(watched, rows, records, put, taken):
+    """A record is a household, with any number of windows."""
+    plan, totals = watched[rows]
+    obeys(plan, totals, records, min(taken, len(records) - 1), put)
+
+
+@pytest.mark.parametrize("rows", [4000, 20])
+def test_sums_of_households_of_very_many_windows(watched, rows):
+    plan, totals = watched[rows]
+    homes = [full(1), full(7), full(1000), full(1000, 3, 3), full(6, 0, 0)]
+    for put in (full(300), full(300, 0, 0), []):
+        for taken in (0, 2, 3):
+            obeys(plan, totals, homes, taken, put)
+    none, whole = totals([]), totals([full(1024, 3, 3)])
+    for name in none:
+        moved = distance(whole[name], none[name])
+        assert moved <= plan.phase(name).sensitivity * ROUNDING
+        assert moved > 0.5 * plan.phase(name).sensitivity

@@ -205,7 +205,9 @@ def test_given_some_numbers_the_score_is_that_of_the_conditional_gaussian():
         codes, mean, wide = conditional(model, row)
         dense = multivariate_normal(mean, wide)
         assert score == pytest.approx(2 * (dense.logpdf(mean) - dense.logpdf(codes)), rel=1e-9)
-        assert diagonal == pytest.approx(((codes - model.mean[:2]) ** 2 / np.diag(model.covariance)[:2]).sum())
+        assert diagonal == pytest.approx(
+            ((codes - model.mean[:2]) ** 2 / np.diag(model.covariance)[:2]).sum()
+        )
     difference, weight = model.leaning(values)
     assert difference.shape == weight.shape == (30, 2)
     assert (difference * weight).sum(1) == pytest.approx(found["mahalanobis"], rel=1e-9)
@@ -234,11 +236,20 @@ def test_a_gap_among_what_is_given_is_its_center():
 def test_samples_given_a_condition_follow_the_conditional_mean(share):
     """The condition is 0 or 1, as a weekend is: of normal marginals, one moves with it."""
     place = 0.5 + np.linspace(-4, 4, 65) / 10
-    normal = np.concatenate([[0.0], 0.5 * (1 + np.array([math.erf(z / math.sqrt(2)) for z in np.linspace(-4, 4, 65)])), [1.0]])
+    normal = np.concatenate(
+        [[0.0], 0.5 * (1 + np.array([math.erf(z / math.sqrt(2)) for z in np.linspace(-4, 4, 65)])), [1.0]]
+    )
     ends = np.concatenate([[0.0], place, [1.0]])
-    atoms = np.interp(np.arange(67), [0, 1, 65, 66], [0.0, 0.01, 0.99, 1.0]), np.r_[0.0, np.full(65, 1 - share), 1.0]
+    atoms = (
+        np.interp(np.arange(67), [0, 1, 65, 66], [0.0, 0.01, 0.99, 1.0]),
+        np.r_[0.0, np.full(65, 1 - share), 1.0],
+    )
     quantiles = Quantiles(
-        np.array([-5.0, 0.0]), np.array([10.0, 1.0]), np.stack([ends, atoms[0]]), np.stack([normal, atoms[1]]), np.zeros(2)
+        np.array([-5.0, 0.0]),
+        np.array([10.0, 1.0]),
+        np.stack([ends, atoms[0]]),
+        np.stack([normal, atoms[1]]),
+        np.zeros(2),
     )
     standard = Standard(np.zeros(2), np.array([1.0, 0.5]), quantiles.low, quantiles.width)
     deviation, rho = math.sqrt(share * (1 - share)) / 0.5, 0.5

@@ -93,7 +93,9 @@ def by_hand(vae, frame):
     """Mean and second moment of standardized codes, every household's windows weighed alike."""
     values, unit = FittedSeries.read(vae.fitted_.waves, frame)
     codes = clipped_codes(values, vae.fitted_.model.standard) * (1.2 * math.sqrt(values.shape[1]) / 2**20)
-    return means(codes, unit).mean(0), np.mean([codes[unit == u].T @ codes[unit == u] / (unit == u).sum() for u in np.unique(unit)], 0)
+    return means(codes, unit).mean(0), np.mean(
+        [codes[unit == u].T @ codes[unit == u] / (unit == u).sum() for u in np.unique(unit)], 0
+    )
 
 
 @pytest.mark.parametrize("unit", ["household", "day", "window"])
@@ -177,7 +179,13 @@ def test_hours_and_kinds_are_conditions(homes):
     power = frame["power"] + 1.5 * (kinds == "oven") - 0.8 * night
     frame = frame.assign(type=kinds, power=np.clip(power, 0, 5))
     schema = homes.schema.model_copy(
-        update={"window": "6h", "kind": "type", "kinds": ("fridge", "oven"), "conditions": ("hour", "kind"), "windows": 4}
+        update={
+            "window": "6h",
+            "kind": "type",
+            "kinds": ("fridge", "oven"),
+            "conditions": ("hour", "kind"),
+            "windows": 4,
+        }
     )
     vae = VAE(math.inf, rows=200, schema=schema).fit(frame)
     shares = vae.fitted_.kind_shares
@@ -186,7 +194,10 @@ def test_hours_and_kinds_are_conditions(homes):
     made = vae.sample(400, seed=0)
     assert (made["type"] == "oven").mean() == pytest.approx(true, abs=0.06)
     assert (made.groupby("home")["type"].nunique() == 1).all()
-    for left, right in (("type == 'oven'", "type == 'fridge'"), ("time.dt.hour < 6", "12 <= time.dt.hour < 18")):
+    for left, right in (
+        ("type == 'oven'", "type == 'fridge'"),
+        ("time.dt.hour < 6", "12 <= time.dt.hour < 18"),
+    ):
         apart = [f.query(left)["power"].mean() - f.query(right)["power"].mean() for f in (frame, made)]
         assert apart[1] == pytest.approx(apart[0], abs=0.2)
     ovens = frame.loc[frame["type"] == "oven"]
@@ -201,7 +212,9 @@ def test_gaps_come_back_together_and_states_as_they_were(homes):
     rng = np.random.default_rng(0)
     day = frame["home"] * 3 + (frame["time"].dt.day - 2)
     gone = rng.random(600) < 0.1
-    frame = frame.assign(heat=frame["heat"].where(~gone[day]), mode=rng.choice(["a", "b"], len(frame), p=[0.7, 0.3]))
+    frame = frame.assign(
+        heat=frame["heat"].where(~gone[day]), mode=rng.choice(["a", "b"], len(frame), p=[0.7, 0.3])
+    )
     states = Column(name="mode", kind="category", categories=("a", "b"), missing=True)
     schema = homes.schema.model_copy(update={"channels": (*homes.schema.channels, states)})
     made = VAE(math.inf, rows=200, schema=schema).fit(frame).sample(200, seed=0)
@@ -216,7 +229,9 @@ def test_made_up_windows_lie_on_the_clock_that_windows_are_cut_by(homes, stride)
     for unit, window in (("household", "5h"), ("window", "5h"), ("day", "6h")):
         if (unit, stride) in {("window", "2h"), ("day", "5h")}:
             continue
-        schema = homes.schema.model_copy(update={"unit": unit, "window": window, "stride": stride, "filled": 1.0})
+        schema = homes.schema.model_copy(
+            update={"unit": unit, "window": window, "stride": stride, "filled": 1.0}
+        )
         vae = VAE(math.inf, rows=100, schema=schema).fit(homes(100))
         drawn = vae.fitted_.drawn(7, np.random.default_rng(0))
         again = windows(vae.sample(7, seed=0), schema)[0]
@@ -338,6 +353,12 @@ def test_windows_and_their_scores_have_names(fitted, homes):
 def test_models_whose_numbers_are_not_those_of_their_schema_do_not_belong(fitted):
     whole = fitted.fitted_
     assert whole.belongs()
-    for change in ({"window": "12h"}, {"window": "3h"}, {"unit": "household", "id": None}, {"conditions": ("weekday",)}, {"channels": whole.schema.channels[:1]}):
+    for change in (
+        {"window": "12h"},
+        {"window": "3h"},
+        {"unit": "household", "id": None},
+        {"conditions": ("weekday",)},
+        {"channels": whole.schema.channels[:1]},
+    ):
         other = FittedSeries(whole.schema.model_copy(update=change), whole.model)
         assert not other.belongs()

@@ -125,14 +125,18 @@ def test_durations_are_a_number_and_a_unit():
     assert {text: seconds_of(text, "step") for text in said} == said
 
 
-@pytest.mark.parametrize("text", ["", "0s", "1w", "h", "-1h", "1.5h", "1H", "401d", "1h30min", "9" * 5000 + "s", "١h"])
+@pytest.mark.parametrize(
+    "text", ["", "0s", "1w", "h", "-1h", "1.5h", "1H", "401d", "1h30min", "9" * 5000 + "s", "١h"]
+)
 def test_other_durations_are_refused_and_named(text):
     with pytest.raises(UsageError, match=r"\[series\] stride must be a duration") as caught:
         seconds_of(text, "stride")
     assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize("zone", ["", "Mars", "Europe", "../etc/passwd", "/etc/passwd", "a\0b", "\ud800", "x" * 5000])
+@pytest.mark.parametrize(
+    "zone", ["", "Mars", "Europe", "../etc/passwd", "/etc/passwd", "a\0b", "\ud800", "x" * 5000]
+)
 def test_unknown_time_zones_are_refused_in_one_line(zone):
     check_timezone("Europe/Rome")
     with pytest.raises(UsageError, match="IANA"):

@@ -109,7 +109,11 @@ def test_an_absent_lane_has_no_numbers_and_its_gaps_have_a_share():
     found = waves.numbers(made(values))
     assert waves.names[:3] == ("x mean", "x frequency 1", "x detail")
     assert waves.names[-1] == "mode gaps"
-    assert np.isnan(found).tolist() == [[True] * 3 + [False] * 7, [False] * 10, [False] * 3 + [True] * 6 + [False]]
+    assert np.isnan(found).tolist() == [
+        [True] * 3 + [False] * 7,
+        [False] * 10,
+        [False] * 3 + [True] * 6 + [False],
+    ]
     assert found[:, -1].tolist() == [0.0, 0.25, 1.0]
 
 
@@ -147,5 +151,7 @@ def test_a_window_has_the_numbers_that_it_has_alone(values, frequencies):
     together = waves.numbers(whole)
     for row in range(5):
         np.testing.assert_array_equal(waves.numbers(whole.at([row])), together[[row]])
-    many = Windows(*(np.repeat(getattr(whole, name), 40, 0) for name in ("values", "who", "start", "unit", "kind")))
+    many = Windows(
+        *(np.repeat(getattr(whole, name), 40, 0) for name in ("values", "who", "start", "unit", "kind"))
+    )
     np.testing.assert_array_equal(waves.numbers(many)[::40], together)

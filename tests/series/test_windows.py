@@ -74,7 +74,10 @@ def test_sums_are_of_the_channels_units_and_end_at_the_bounds():
     found = cut(table(*rows), schema(resample="sum", channels=(wide,)))
     assert found[0] == pytest.approx([3, -3, 5, 0], abs=1e-7)
     states = [("a", 0, 1, "True", "b"), ("a", 0, 2, "False", "b"), ("a", 0, 3, None, "zz")]
-    found = cut(table(*states, names=("id", "t", "x", "on", "mode")), ALL.model_copy(update={"filled": 1e-9, "resample": "sum"}))
+    found = cut(
+        table(*states, names=("id", "t", "x", "on", "mode")),
+        ALL.model_copy(update={"filled": 1e-9, "resample": "sum"}),
+    )
     assert found[0][0] == pytest.approx([6, 0.5, 2 / 3, 1 / 3])
 
 
@@ -90,7 +93,15 @@ def test_garbage_is_a_gap_and_what_is_out_of_bounds_their_end():
 
 
 def test_a_window_with_too_few_readings_is_none():
-    rows = [("a", 0, 1), ("a", 1, 1), ("a", 4, 1), ("a", 8, nan), ("a", 9, nan), ("a", 10, nan), ("a", 11, nan)]
+    rows = [
+        ("a", 0, 1),
+        ("a", 1, 1),
+        ("a", 4, 1),
+        ("a", 8, nan),
+        ("a", 9, nan),
+        ("a", 10, nan),
+        ("a", 11, nan),
+    ]
     same(cut(table(*rows), schema(filled=0.5)), [[1, 1, nan, nan]])
     assert cut(table(*rows), schema(filled=0.51)) == []
     assert len(cut(table(*rows), schema(filled=0.25))) == 2
@@ -118,7 +129,7 @@ def test_states_are_lanes_of_zeros_and_ones():
     ]  # fmt: skip
     found = cut(table(*rows, names=("id", "t", "x", "on", "mode")), ALL.model_copy(update={"filled": 1e-9}))
     assert lanes_of(ALL).channel.tolist() == [0, 1, 2, 2]
-    same(found[0], [[1, 1, 0, 0], [2, 0, 1, 0], [3, 1, 0, 1], [4, nan, nan, nan]][:3] + [found[0][3]])
+    same(found[0][:3], [[1, 1, 0, 0], [2, 0, 1, 0], [3, 1, 0, 1]])
     assert found[0][3][0] == 4
     assert np.isnan(found[0][3][1])
     same(found[1][0], [1, nan, 0, 1])
@@ -238,7 +249,8 @@ def sorted_parts(found, names):
 
 def test_blocks_of_ids_are_the_whole_and_units_go_on(monkeypatch):
     rng = np.random.default_rng(0)
-    frame = table(*((int(who), float(h), h / 5) for who, h in zip(rng.integers(0, 9, 300), rng.uniform(0, 40, 300), strict=True)))
+    pairs = zip(rng.integers(0, 9, 300), rng.uniform(0, 40, 300), strict=True)
+    frame = table(*((int(who), float(h), h / 5) for who, h in pairs))
     for of in (schema(), schema(unit="day"), schema(unit="window")):
         whole, names = windows(frame, of)
         for size in (1, 50, 120):
@@ -274,11 +286,14 @@ SCHEMAS = {
     "windows": schema(unit="window", stride="5h", resample="min"),
     "mean of kinds": KINDS,
 }
-hours = st.floats(0, 30) | st.integers(0, 9) | st.sampled_from([None, "soon", "1970-01-05T03:00+01:00", 2**60])
+hours = (
+    st.floats(0, 30) | st.integers(0, 9) | st.sampled_from([None, "soon", "1970-01-05T03:00+01:00", 2**60])
+)
 readings = st.floats() | st.sampled_from([0, 1, 8, 0.1, 1 / 3, "3", None, "x", True])
 rows = st.tuples(hours, readings, st.sampled_from(["oven", "7", 7.0, None, "x"]))
-others = st.tuples(st.sampled_from(["you", 1, "1", None, "", "me "]).filter(lambda name: name != "me "), hours, readings,
-                   st.sampled_from(["oven", None]))  # fmt: skip
+others = st.tuples(
+    st.sampled_from(["you", 1, "1", None, ""]), hours, readings, st.sampled_from(["oven", None])
+)
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

@@ -61,13 +61,19 @@ def test_two_units_use_up_the_ratio_of_a_replacement_nearly():
 @pytest.mark.parametrize("windows", SIZES)
 def test_a_unit_counts_once_a_level_and_column_at_most(windows):
     rng, unit = np.random.default_rng(windows), np.zeros(windows, np.int64)
-    for values in (np.full((windows, 2), 0.5), rng.uniform(-1, 1, (windows, 2)), np.full((windows, 2), np.nan)):
+    for values in (
+        np.full((windows, 2), 0.5),
+        rng.uniform(-1, 1, (windows, 2)),
+        np.full((windows, 2), np.nan),
+    ):
         codes = np.stack([rng.integers(-1, 3, windows), np.ones(windows, np.int64)], 1)
         found = units.counts(values, codes, unit, LAYOUT)
         assert norm(found, np.ones(len(found))) <= WHOLE * LAYOUT.sensitivity * ROUNDING
         assert found.min() >= 0
         other = units.counts(values[:1] + 0.3, codes[:1] * 0 + 1, unit[:1], LAYOUT)
-        assert norm(found - other, np.ones(len(found))) <= math.sqrt(2) * WHOLE * LAYOUT.sensitivity * ROUNDING
+        assert (
+            norm(found - other, np.ones(len(found))) <= math.sqrt(2) * WHOLE * LAYOUT.sensitivity * ROUNDING
+        )
     whole = units.counts(np.full((windows, 2), 0.5), codes * 0, unit, LAYOUT)
     assert norm(whole, np.ones(len(whole))) > 0.999 * WHOLE * LAYOUT.sensitivity
 
@@ -105,6 +111,8 @@ def test_no_units_are_zeros_and_more_windows_than_counts_can_share_count_for_non
     assert not units.counts(np.zeros((0, 2)), np.zeros((0, 2), np.int64), none, LAYOUT).any()
     many = WHOLE + 1
     layout = Layout(grid([0.0], [1.0], [1.0]), none)
-    assert not units.counts(np.zeros((many, 1)), np.zeros((many, 0), np.int64), np.zeros(many, np.int64), layout).any()
+    assert not units.counts(
+        np.zeros((many, 1)), np.zeros((many, 0), np.int64), np.zeros(many, np.int64), layout
+    ).any()
     own = units.sums(np.full((many, 1), BOUND), np.zeros(many, np.int64))
     assert 0.99 * SENSITIVITY < norm(own, moments.weights(1)[0]) <= SENSITIVITY

@@ -180,10 +180,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "date": ("date", "日期"),
     "so far": ("epsilon so far", "累计 epsilon"),
     "hash": ("hash", "哈希"),
-    "more entries": (
-        "Only the first {count} entries are listed.",
-        "只列出前 {count} 条。",
-    ),
+    "more entries": ("Only the first {count} entries are listed.", "只列出前 {count} 条。"),
     "other plans": (
         "This ledger also holds other fits of the same data: together they cost epsilon {epsilon}.",
         "该账本还记录了同一数据的其他训练：合计花费 epsilon {epsilon}。",
@@ -299,10 +296,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "detection boosting": ("told apart by boosting, AUC (0.5 is best)", "提升树的辨别 AUC（0.5 最好）"),
     "not computed": ("Not computed: {reason}.", "未计算：{reason}。"),
     # data
-    "data why": (
-        "The schema: public facts, declared before the fit.",
-        "数据模式：训练前声明的公开事实。",
-    ),
+    "data why": ("The schema: public facts, declared before the fit.", "数据模式：训练前声明的公开事实。"),
     "bought why": (
         "Categories that were not declared were bought: released with noise, under the guarantee.",
         "未声明的类别是购得的：在隐私承诺之下带噪声发布。",

@@ -221,7 +221,7 @@ def _rows(lines: Iterable[str] | TextIO) -> Iterator[list[str]]:
             if len(line) > _LONGEST:
                 raise DataError("a line of standard input is too long for a row of readings")
             if line.strip():
-                yield next(csv.reader([line.strip("\r\n")]))
+                yield next(csv.reader([line.lstrip("\ufeff").strip("\r\n")]))
     except UnicodeDecodeError:
         raise DataError("standard input is not UTF-8 text") from None
     except csv.Error:
