@@ -254,8 +254,14 @@ def test_samples_given_a_condition_follow_the_conditional_mean(share):
     standard = Standard(np.zeros(2), np.array([1.0, 0.5]), quantiles.low, quantiles.width)
     deviation, rho = math.sqrt(share * (1 - share)) / 0.5, 0.5
     wide = np.array([[1.0, rho * deviation], [rho * deviation, deviation**2]])
-    model = model_of(quantiles=quantiles, standard=standard, mean=np.array([0.0, share / 0.5]), covariance=wide,
-                     cells=Cells(np.zeros(0, np.int64), np.zeros(0)), given=1)  # fmt: skip
+    model = model_of(
+        quantiles=quantiles,
+        standard=standard,
+        mean=np.array([0.0, share / 0.5]),
+        covariance=wide,
+        cells=Cells(np.zeros(0, np.int64), np.zeros(0)),
+        given=1,
+    )
     for told in (0.0, 1.0):
         expected = rho * (told - share) / math.sqrt(share * (1 - share))
         drawn, _ = model.sample(4000, np.random.default_rng(0), np.full((4000, 1), told))

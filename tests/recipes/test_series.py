@@ -327,8 +327,11 @@ def test_what_series_are_not_fitted_with_is_refused(homes, data):
     refused("leave out fidelity", fidelity=True)
     refused("no network of your own", network=WindowNetwork.from_config({"windows": 1, "steps": 4}))
     refused('"auto" scores all others', recipe="detection")
-    refused("take no conditions", recipe="gradients",
-            schema=schema.model_copy(update={"conditions": ("weekday",)}))  # fmt: skip
+    refused(
+        "take no conditions",
+        recipe="gradients",
+        schema=schema.model_copy(update={"conditions": ("weekday",)}),
+    )
     refused('"convolution" or "recurrent"', recipe="gradients", training=replace(SMALL, network="perceptron"))
     refused("needs id", schema=schema.model_copy(update={"id": None}))
     with pytest.raises((UsageError, DataError), match="must be a pandas DataFrame"):

@@ -62,12 +62,15 @@ def test_what_follows_from_a_schema():
         ('[series]\ntime = "t"\nstep = "1h"\nwindow = "1d"\nunit = "person"', "unit"),
         ('[series]\ntime = "t"\nstep = "1h"\nwindow = "1d"\nsize = 3', "unknown key 'size'"),
         ('[series]\ntime = "t"\nstep = "1h"\nwindow = "1d"\n[channels.x]\nkind = "odd"', "channels.x"),
-        ('[series]\ntime = "t"\nstep = "1h"\nwindow = "1d"\n[channels.x]\naction = "keep"', "unknown key 'action'"),
+        (
+            '[series]\ntime = "t"\nstep = "1h"\nwindow = "1d"\n[channels.x]\naction = "keep"',
+            "unknown key 'action'",
+        ),
         ('[series]\ntime = "t"\nstep = "1h"\nwindow = "1d"\n[channels]\nx = 3', "not a section"),
         ('[series]\ntime = "t"\nstep = "1h"\nwindow = "1d"\nresample = "median"', "resample"),
         ("[series", "not valid TOML"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_schema_is_refused_in_one_line(text, says):
     with pytest.raises(UsageError, match=says) as caught:
         SeriesSchema.loads(text)

@@ -124,11 +124,16 @@ def test_conditions_are_looked_up():
     week = 2 * math.pi / 7 * np.array([0, 0, 5, 6, 6])
     expected = np.stack(
         [
-            [0, 1, 0, -1, 0], [1, 0, 1, 0, 1], np.sin(week), np.cos(week), [0, 0, 1, 1, 1],
-            [0, 1, 0, nan, 0], [0, 0, 1, nan, 0],
+            [0, 1, 0, -1, 0],
+            [1, 0, 1, 0, 1],
+            np.sin(week),
+            np.cos(week),
+            [0, 0, 1, 1, 1],
+            [0, 1, 0, nan, 0],
+            [0, 0, 1, nan, 0],
         ],
         1,
-    )  # fmt: skip
+    )
     assert found == pytest.approx(expected, abs=1e-9, nan_ok=True)
     assert conditions(TOLD) == waves.given == 7
     assert conditions(TOLD, "kind") == 5

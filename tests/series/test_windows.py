@@ -124,9 +124,13 @@ def test_irregular_sampling_is_brought_to_the_clock():
 
 def test_states_are_lanes_of_zeros_and_ones():
     rows = [
-        ("a", 0, 1, True, "a"), ("a", 1, 2, "False", "b"), ("a", 2, 3, 1, "zz"), ("a", 3, 4, "maybe", None),
-        ("b", 0, 1, None, "else"), ("b", 1, 1, True, ""),
-    ]  # fmt: skip
+        ("a", 0, 1, True, "a"),
+        ("a", 1, 2, "False", "b"),
+        ("a", 2, 3, 1, "zz"),
+        ("a", 3, 4, "maybe", None),
+        ("b", 0, 1, None, "else"),
+        ("b", 1, 1, True, ""),
+    ]
     found = cut(table(*rows, names=("id", "t", "x", "on", "mode")), ALL.model_copy(update={"filled": 1e-9}))
     assert lanes_of(ALL).channel.tolist() == [0, 1, 2, 2]
     same(found[0][:3], [[1, 1, 0, 0], [2, 0, 1, 0], [3, 1, 0, 1]])
@@ -202,9 +206,15 @@ KINDS = schema(kind="type", kinds=("oven", "7"), conditions=("kind",))
 def test_a_windows_kind_is_the_one_that_most_of_its_steps_say():
     names = ("id", "t", "x", "type")
     rows = [
-        ("a", 0, 1, "7.0"), ("a", 1, 1, "7"), ("a", 2, 1, "oven"), ("a", 4, 1, "oven"), ("a", 5, nan, 7),
-        ("b", 0, 1, None), ("b", 1, 1, "fridge"), ("c", 0, 1, "oven"),
-    ]  # fmt: skip
+        ("a", 0, 1, "7.0"),
+        ("a", 1, 1, "7"),
+        ("a", 2, 1, "oven"),
+        ("a", 4, 1, "oven"),
+        ("a", 5, nan, 7),
+        ("b", 0, 1, None),
+        ("b", 1, 1, "fridge"),
+        ("c", 0, 1, "oven"),
+    ]
     found = windows(table(*rows, names=names), KINDS)[0]
     assert found.kind.tolist() == [1, 0, -1, 0]
     for rule in ("sum", "last", "min", "max"):

@@ -57,10 +57,19 @@ def test_every_line_is_answered_with_the_score_of_its_step(room, followed):
 
 def test_lines_that_do_not_read_are_answered_with_empty_scores(followed):
     lines = [
-        "more,time,heat,home,power", "x,2026-01-05 00:00,20,a,2", "", "x,soon,20,a,2", "only,two",
-        'x,2026-01-05 01:00,?,a,"NA"', "1,2,3,4,5,6", "x,2026-01-05 02:00,20,,2", "x,2026-01-04,20,a,2",
-        'x,2026-01-05 03:00,20,"a, or ""b""",1', "\0,\0,\0,\0,\0", "=1+1,2026-01-05 04:00,1e999,a,-1e999",
-    ]  # fmt: skip
+        "more,time,heat,home,power",
+        "x,2026-01-05 00:00,20,a,2",
+        "",
+        "x,soon,20,a,2",
+        "only,two",
+        'x,2026-01-05 01:00,?,a,"NA"',
+        "1,2,3,4,5,6",
+        "x,2026-01-05 02:00,20,,2",
+        "x,2026-01-04,20,a,2",
+        'x,2026-01-05 03:00,20,"a, or ""b""",1',
+        "\0,\0,\0,\0,\0",
+        "=1+1,2026-01-05 04:00,1e999,a,-1e999",
+    ]
     status, rows, _ = followed("\r\n".join(lines))
     assert status == 0
     assert len(rows) == 11  # a blank line is none

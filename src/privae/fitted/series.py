@@ -83,13 +83,17 @@ class FittedSeries(Anomalies, Units):
 
     @property
     def _told(self) -> DetectionModel:
-        """The model as windows are drawn: with gaps as a share of steps alone, and no wider than moments say."""
-        model, own = self.model, len(self.model.mean) - self.model.given
+        """The model as windows are drawn: lanes are gone as a whole, and numbers no wider than moments say."""
+        model, lanes = self.model, len(self.waves.lanes) * self.waves.each
         center = model.mean * model.standard.spread + model.standard.center
         spread = np.sqrt(np.diagonal(model.raised)) * model.standard.spread
-        spread[own:] = np.inf
-        found = replace(model.quantiles, gaps=np.zeros(len(center)))
-        return replace(model, quantiles=found.narrowed(center, spread))
+        spread[lanes:] = np.inf
+        gaps = np.zeros(len(center))
+        # a lane is there or not with all of its numbers, so one count that noise made stand out is no gap
+        each = np.median(model.quantiles.gaps[:lanes].reshape(-1, self.waves.each), axis=1)
+        gaps[:lanes] = np.repeat(each, self.waves.each)
+        found = replace(model.quantiles, gaps=gaps)
+        return replace(model, quantiles=found.narrowed(center, spread, model.least))
 
     def sampled_scores(self, count: int, data: pd.DataFrame) -> Floats:  # noqa: ARG002
         """Scores of the model's own windows; where their distribution was released, its quantiles."""

@@ -56,18 +56,21 @@ class Quantiles:
         """The value that a share of each column lies below: [n, d] in [0, 1] -> [n, d], within the bounds."""
         return self.low + self.width * _looked_up(shares, self.share, self.place)
 
-    def narrowed(self, center: Array, spread: Array) -> "Quantiles":
+    def narrowed(self, center: Array, spread: Array, least: float) -> "Quantiles":
         """The same, no wider than the standard deviations [d] around the centers [d] that moments say.
 
         Where cells are coarse, or noise made some of them stand out, counts say less than moments about how wide a
         column is. Distances from the center are scaled so that the middle 70 % are as wide as of a normal column, if
-        they are wider; and nothing lies beyond 3.5 deviations. Post-processing of released numbers.
+        they are wider; and no share below six times `least` lies beyond 3.5 deviations. Post-processing of releases.
         """
         lower, upper = self.at(np.repeat([[_MIDDLE[0]], [_MIDDLE[1]]], len(center), axis=1))
         ratio = np.minimum(1.0, spread / np.maximum((upper - lower) / _WIDE, 1e-300))
-        middle, most = ((center - self.low) / self.width)[:, None], (_FAR * spread / self.width)[:, None]
-        place = middle + np.clip((self.place - middle) * ratio[:, None], -most, most)
-        inside = np.clip(place, 0.0, 1.0)
+        far = np.stack([self.below(center - _FAR * spread), 1.0 - self.below(center + _FAR * spread)])
+        most = np.where(far < 6 * least, _FAR * spread / self.width, np.inf)[:, :, None]
+        middle = ((center - self.low) / self.width)[:, None]
+        inside = np.clip(
+            middle + np.clip((self.place - middle) * ratio[:, None], -most[0], most[1]), 0.0, 1.0
+        )
         inside[:, 0], inside[:, -1] = 0.0, 1.0
         return replace(self, place=inside)
 
