@@ -334,9 +334,7 @@ def beside(report: Report, splits: dict[int, Split], **more: Any) -> None:
         for scored in each:
             measured(report, splits, scored, **more, who=who)
     if not any(who.startswith("PyOD") for who in PEERS):
-        report.not_measured.append(
-            {"name": f"PyOD, {more['part']}", "reason": "PyOD is not installed"}
-        )
+        report.not_measured.append({"name": f"PyOD, {more['part']}", "reason": "PyOD is not installed"})
 
 
 def seeds(report: Report) -> tuple[int, ...]:

@@ -32,7 +32,11 @@ DRAWS = 15  # of the noise, a split
 HOMES = {100: 15, 300: 10, 1000: 5, 3000: 3, 10_000: 1}  # draws of noise a split, by homes
 DEFAULT_DELTA = 1e-6
 FAMILIES = ("realKnownCause", "realAWSCloudwatch")
-WIDTH, FEWEST, PART = 24, 60, 0.4  # steps of a window, fewest windows fitted, share of a series that is fitted
+WIDTH, FEWEST, PART = (
+    24,
+    60,
+    0.4,
+)  # steps of a window, fewest windows fitted, share of a series that is fitted
 
 
 def fits(
@@ -173,7 +177,13 @@ def nab(report: Report, _: Any) -> None:
             found.setdefault(key, []).append(tuple(np.mean(each, 0)))
     keys = [*found, *(("both", who) for who in dict.fromkeys(who for _, who in found))]
     for family, who in keys:
-        rows_of = [row for (one, other), each in found.items() if other == who for row in each if family in (one, "both")]
+        rows_of = [
+            row
+            for (one, other), each in found.items()
+            if other == who
+            for row in each
+            if family in (one, "both")
+        ]
         mean = dict(zip(("vus_roc", "vus_pr", "auc", "ap"), np.mean(rows_of, 0).tolist(), strict=True))
         times = sum(n for (one, other), n in refused.items() if other == who and family in (one, "both"))
         ours_too = {"epsilon": who} if who[0] in "1i" else {}

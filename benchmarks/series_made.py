@@ -149,7 +149,9 @@ def of_days(report: Report, loaded: tuple[np.ndarray, np.ndarray]) -> None:
                 names = np.repeat([WINTER, SUMMER], 270)
                 found.append(
                     flat(
-                        series_figures(real, np.concatenate(made), test, UNIT, (labels, names, half[held]), seed)
+                        series_figures(
+                            real, np.concatenate(made), test, UNIT, (labels, names, half[held]), seed
+                        )
                     )
                 )
         told(report, "days, half of the year", epsilon, found)
@@ -190,4 +192,6 @@ def gradients(report: Report, options: Any) -> None:
                     found.append({**lesson(split, vae), "fit_seconds": seconds})
                 mean = {key: float(np.mean([one[key] for one in found])) for key in found[0]}
                 who = "statistics" if recipe == "auto" else "convolutional VAE, gradients"
-                report.row(part="gradients", homes=count, who=who, epsilon=str(epsilon), fits=len(found), **mean)
+                report.row(
+                    part="gradients", homes=count, who=who, epsilon=str(epsilon), fits=len(found), **mean
+                )

@@ -26,7 +26,9 @@ bounds = [-4, 4]
 kind = "{kind}"
 {bounds}
 """
-WIDE = SeriesSchema.loads(TEXT.format(more='timezone = "Europe/Rome"', kind="numeric", bounds="bounds = [0, 0.3]"))
+WIDE = SeriesSchema.loads(
+    TEXT.format(more='timezone = "Europe/Rome"', kind="numeric", bounds="bounds = [0, 0.3]")
+)
 LINES = Lines(WIDE)
 
 CELLS = (
@@ -40,7 +42,14 @@ TIMES = (
     | st.datetimes().map(lambda at: at.strftime("%Y-%m-%dT%H:%M"))
     | st.sampled_from(
         ["2001-02-29 00:00", "2001-01-01", "2001-01-01 24:00", "2001-01-01 00:00:60", "2001-01-01 00:61", ""]
-        + ["2001-01-01 00:00Z", "2001-01-01 00:00\n", "0000-01-01 00:00", 978307200, None, "2001-01-01 00:00+02:00"]
+        + [
+            "2001-01-01 00:00Z",
+            "2001-01-01 00:00\n",
+            "0000-01-01 00:00",
+            978307200,
+            None,
+            "2001-01-01 00:00+02:00",
+        ]
     )
 )
 
@@ -65,7 +74,9 @@ def test_plain_cells_need_no_table(monkeypatch):
 
 def test_other_cells_are_left_to_the_table():
     assert [number_of(cell) for cell in (True, "1e3", np.float32(0.7), "nan", 2**60)] == [None] * 5
-    assert [seconds_of_text(cell) for cell in ("2001-01-01 00:00Z", "2001-02-29 00:00", 5, None)] == [None] * 4
+    assert [seconds_of_text(cell) for cell in ("2001-01-01 00:00Z", "2001-02-29 00:00", 5, None)] == [
+        None
+    ] * 4
     assert LINES.read({"home": 1, "t": "soon", "power": 1, "heat": 1})[0] == NEVER
 
 

@@ -159,7 +159,12 @@ def heats(images: NDArray[np.uint8], heat: Floats, names: Sequence[str], path: s
 
 
 def profiles(
-    real: Floats, synthetic: Floats, path: str | Path, names: Sequence[str], title: str = "", step: str = "step"
+    real: Floats,
+    synthetic: Floats,
+    path: str | Path,
+    names: Sequence[str],
+    title: str = "",
+    step: str = "step",
 ) -> None:
     """Write a PNG with one panel a channel: the mean of either's windows at each step, and their 10 % to 90 %.
 
@@ -167,9 +172,11 @@ def profiles(
     Edges: a step without a value in a set is a gap.
     Errors: UsageError for no window, or windows of different shapes, or a path that cannot be written.
     """
-    if not len(real) or not len(synthetic) or {real.shape[1:], synthetic.shape[1:]} != {
-        (real.shape[1], len(names))
-    }:
+    if (
+        not len(real)
+        or not len(synthetic)
+        or {real.shape[1:], synthetic.shape[1:]} != {(real.shape[1], len(names))}
+    ):
         raise UsageError("give windows of one shape on either side, and one name a channel")
     long = real.shape[1] > _FEW
     across = 1 if long else min(3, len(names))
@@ -200,9 +207,7 @@ def _profile(panel: Axes, values: Floats, label: str, color: str) -> None:
     panel.plot(steps, known.mean().to_numpy(), color=color, linewidth=1.6, label=label)
 
 
-def examples(
-    real: Floats, synthetic: Floats, path: str | Path, title: str = "", step: str = "step"
-) -> None:
+def examples(real: Floats, synthetic: Floats, path: str | Path, title: str = "", step: str = "step") -> None:
     """Write a PNG of up to twelve windows of one channel of either: real ones on the left, synthetic on the right.
 
     Shapes: [n, t] and [k, t], NaN for a gap. Both sides have one scale.
