@@ -83,7 +83,7 @@ class FittedSeries(Anomalies, Units):
 
     @property
     def _told(self) -> DetectionModel:
-        """The model of windows whose numbers are all known: what is missing is a number of its own, a share of steps."""
+        """The model of windows whose numbers are all known: gaps have a number of their own, a share of steps."""
         found = self.model.quantiles
         return replace(self.model, quantiles=replace(found, gaps=np.zeros_like(found.gaps)))
 

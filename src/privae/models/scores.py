@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr
 from torch import Tensor
 
 from privae.errors import UsageError
@@ -255,7 +255,7 @@ class DetectionModel:
     def _drawn_given(self, normal: Array, given: Array, wide: Array) -> Array:
         own = len(self.mean) - self.given
         padded = np.concatenate([np.zeros((len(given), own)), given], 1)
-        told = ndtri(np.clip(self.quantiles.below(padded), 1e-4, 1 - 1e-4))[:, own:]
+        told = (self.standard.codes(padded) - self.mean)[:, own:] / np.sqrt(np.diagonal(self.raised))[own:]
         explained = self._explained(wide)
         rest = wide[:own, :own] - wide[:own, own:] @ explained
         drawn = told @ explained + normal[:, :own] @ np.linalg.cholesky(rest).T
