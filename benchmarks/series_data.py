@@ -149,7 +149,7 @@ def winter_homes(days: np.ndarray, half: np.ndarray, count: int, seed: int) -> S
 
 
 def occupancy(unit: str) -> Split:
-    """Windows of 16 minutes of four sensors (light tells occupancy by itself): unoccupied ones fitted, others scored."""
+    """Windows of 16 minutes of four sensors (light alone tells all): unoccupied ones fitted, others scored."""
     frame = pd.read_parquet(SHARED / "occupancy.parquet")
     schema = SeriesSchema.loads(OCCUPANCY.format(unit=unit))
     seconds = pd.to_datetime(frame["date"]).to_numpy("datetime64[s]").astype(np.int64)

@@ -105,7 +105,7 @@ def above(most: float) -> float:
     return next(size * digit for digit in (1, 2, 5, 10) if size * digit >= 1.2 * most)
 
 
-def single(name: str, frame: pd.DataFrame) -> tuple[SeriesSchema, pd.DataFrame, pd.DataFrame, int] | None:
+def single(frame: pd.DataFrame) -> tuple[SeriesSchema, pd.DataFrame, pd.DataFrame, int] | None:
     """The schema of one series, its fitted and its scored part, and windows to declare; None where there are few."""
     frame = frame.sort_values("timestamp")
     step = max(int(frame["timestamp"].diff().dt.total_seconds().median()), 1)
@@ -155,9 +155,9 @@ def nab(report: Report, _: Any) -> None:
     chosen = frame[frame["series"].str.split("/").str[0].isin(FAMILIES)]
     found: dict[tuple[str, str], list[tuple[float, ...]]] = {}
     refused: dict[tuple[str, str], int] = {}
-    names = [name for name, own in chosen.groupby("series") if single(str(name), own) is not None]
+    names = [name for name, own in chosen.groupby("series") if single(own) is not None]
     for name in names[: 2 if report.quick else None]:
-        own = single(str(name), chosen[chosen["series"] == name])
+        own = single(chosen[chosen["series"] == name])
         assert own is not None
         schema, fitted, tested, rows = own
         steps = steps_of(schema, tested)

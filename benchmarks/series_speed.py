@@ -38,11 +38,11 @@ def peak() -> int:
 def fitted(count: int) -> dict[str, float]:
     """A fit of so many windows, in a process of its own."""
     frame = made_up(count // EACH, EACH, np.random.default_rng(0))
-    before, start = peak(), time.monotonic()
+    before, start, busy = peak(), time.monotonic(), time.process_time()
     schema = power(HOME + f"windows = {EACH}")
     vae = VAE(1.0, 1e-6, count // EACH, schema=schema, fidelity=False).fit(frame)
-    seconds, after = time.monotonic() - start, peak()
-    start = time.monotonic()
+    seconds, cpu, after = time.monotonic() - start, time.process_time() - busy, peak()
+    start, busy = time.monotonic(), time.process_time()
     scores = vae.decision_function(frame)
     return {
         "scored": len(scores),
@@ -50,7 +50,9 @@ def fitted(count: int) -> dict[str, float]:
         "megabytes_before": before,
         "peak_megabytes": after,
         "fit_seconds": seconds,
+        "fit_cpu_seconds": cpu,
         "score_seconds": time.monotonic() - start,
+        "score_cpu_seconds": time.process_time() - busy,
         "peak_megabytes_scoring": peak(),
     }
 
@@ -62,10 +64,9 @@ def scale(report: Report, _: Any) -> None:
         with get_context("spawn").Pool(1) as pool:
             found.append(pool.apply(fitted, (count,)))
         report.row(part="scale", windows=count, readings=24 * count, **found[-1])
-    ratio = found[1]["fit_seconds"] / found[0]["fit_seconds"]
-    report.check("scale: seconds of ten times the windows over those of 10^5", ratio, 12, "at_most")
-    ratio = found[1]["score_seconds"] / found[0]["score_seconds"]
-    report.check("scale: seconds to score ten times the windows over those of 10^5", ratio, 12, "at_most")
+    for what in ("fit", "score"):  # of the processor, since others use the machine meanwhile
+        ratio = found[1][f"{what}_cpu_seconds"] / found[0][f"{what}_cpu_seconds"]
+        report.check(f"scale: {what}, processor time of ten times the windows", ratio, 12, "at_most")
 
 
 def streamed(channels: int, steps: int, ids: int) -> dict[str, float]:
@@ -81,25 +82,32 @@ def streamed(channels: int, steps: int, ids: int) -> dict[str, float]:
         frame[name] = rng.standard_normal(homes * rows)
     vae = VAE(1.0, 1e-6, homes, schema=SeriesSchema.loads(text), fidelity=False).fit(frame)
     follower = Follower(vae.fitted_)
-    took = []
+    took: list[tuple[float, float]] = []
     for line in range(LINES):
         at, who = divmod(line, ids)
         stamp = str(START + pd.to_timedelta(15 * at, unit="min"))
-        row = {"home": who, "time": stamp, **{name: float(rng.standard_normal()) for name in names}}
-        start = time.perf_counter()
+        row = {"home": str(who), "time": stamp} | {name: f"{rng.standard_normal():.3f}" for name in names}
+        start, busy = time.perf_counter(), time.thread_time()
         follower.push(row)
-        took.append(1000 * (time.perf_counter() - start))
-    median, most = np.quantile(took, [0.5, 0.99]).tolist()
-    return {"median_ms": median, "p99_ms": most, "max_ms": max(took)}
+        took.append((time.perf_counter() - start, time.thread_time() - busy))
+    wall, cpu = 1000 * np.array(took).T
+    names_of = ("median", "p99"), (0.5, 0.99)
+    found = {f"{name}_ms": float(np.quantile(wall, share)) for name, share in zip(*names_of, strict=True)}
+    busy_of = {
+        f"{name}_cpu_ms": float(np.quantile(cpu, share)) for name, share in zip(*names_of, strict=True)
+    }
+    return found | busy_of | {"max_ms": float(wall.max())}
 
 
 def streaming(report: Report, _: Any) -> None:
-    """One line at a time, one thread."""
+    """One line of text at a time, one thread."""
     found = []
     for channels in CHANNELS:
         for steps in STEPS:
             for ids in IDS:
                 times = streamed(channels, steps, ids)
                 report.row(part="streaming", channels=channels, steps=steps, ids=ids, lines=LINES, **times)
-                found.append(times["p99_ms"])
-    report.check("streaming: 99th percentile of a line, ms, the worst case", max(found), 5, "at_most")
+                found.append((times["p99_ms"], times["p99_cpu_ms"]))
+    wall, cpu = np.max(found, 0).tolist()
+    report.check("streaming: 99th percentile of a line, ms, the worst case", wall, 5, "at_most")
+    report.check("streaming: the same, milliseconds of the processor", cpu, 5, "at_most")

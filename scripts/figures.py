@@ -405,6 +405,105 @@ def render_continual(results: dict[str, Any] | None) -> str:
     return "\n\n".join([*tables, _targets(results["checks"])])
 
 
+_FOUND = {
+    "synthetic": {
+        "set": "made up",
+        "epsilon": "epsilon",
+        "told_apart": "AUC of telling apart",
+        "told_apart_base": "of real halves",
+        "profile": "daily profile, apart",
+        "profile_base": "real halves",
+        "week": "weekly profile, apart",
+        "week_base": "new real homes",
+        "marginals": "values, apart",
+        "marginals_base": "real halves ",
+        "autocorrelation": "autocorrelation, apart",
+        "autocorrelation_base": "real halves  ",
+        "next_step": "R2 of the next step",
+        "next_step_real": "learned from real",
+        "transfer": "AUC of labels",
+        "transfer_real": "learned from real ",
+    },
+    "gradients": {
+        "homes": "homes",
+        "who": "fit",
+        "epsilon": "epsilon",
+        "auc": "AUC of odd days",
+        "next_step": "R2 of the next step",
+        "next_step_real": "learned from real",
+        "fit_seconds": "seconds",
+        "fits": "fits",
+    },
+    "nab": {
+        "set": "NAB, mean over series",
+        "series": "series",
+        "who": "score",
+        "epsilon": "epsilon",
+        "vus_roc": "VUS-ROC",
+        "vus_pr": "VUS-PR",
+        "auc": "AUC of points",
+        "ap": "average precision",
+        "refused": "fits refused",
+    },
+    "scale": {
+        "windows": "windows",
+        "readings": "readings",
+        "fit_seconds": "fit, s",
+        "fit_cpu_seconds": "processor, s",
+        "score_seconds": "score, s",
+        "score_cpu_seconds": "processor, s ",
+        "table_megabytes": "table, MB",
+        "peak_megabytes": "peak with the table, MB",
+        "peak_megabytes_scoring": "peak scoring, MB",
+    },
+    "streaming": {
+        "channels": "channels",
+        "steps": "steps a window",
+        "ids": "ids",
+        "median_ms": "a line: median, ms",
+        "p99_ms": "99th percentile, ms",
+        "median_cpu_ms": "of the processor: median",
+        "p99_cpu_ms": "99th percentile",
+    },
+}
+
+
+def render_series(results: dict[str, Any] | None) -> str:
+    """Detection by set and fit, a column a score; what is made up; single series; speed; every target."""
+    if results is None:
+        return NOTHING
+    rows = [row for part in ("italy", "homes", "occupancy", "appliances") for row in _part(results, part)]
+    tables = [
+        *_scores(rows, "mahalanobis"),
+        *(_rows_of(_part(results, name), _FOUND[name]) for name in _FOUND),
+    ]
+    return "\n\n".join(
+        [*filter(None, tables), _targets(results["checks"]), "\n".join(_federated_print(results))]
+    )
+
+
+def _scores(rows: list[dict[str, Any]], own: str) -> list[str]:
+    """AUC and average precision: of our fits, a column a score, and of everything beside them."""
+    fits: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        who = f"epsilon {row['epsilon']}, delta {row['delta']}" if "epsilon" in row else row["who"]
+        cells = fits.setdefault((row["set"], who.replace(".0", "")), {})
+        cells[row["score"]] = f"{row['auc']:.3f} / {row['ap']:.3f}"
+        facts = ("n", "numbers", "n_mu_over_d")
+        cells |= {name: str(row.get(name, "")) for name in facts} if "n" in row else {}
+        cells |= {"refused": f"{row['refused']} of {row['of']}"} if "refused" in row else {}
+    facts = ("n", "numbers", "n_mu_over_d", "mahalanobis", "combined", "diagonal", "tail", "refused")
+    ours = [[*key, *(cells.get(name, "") for name in facts)] for key, cells in fits.items() if own in cells]
+    others = [
+        [*key, score, text]
+        for key, cells in fits.items()
+        if own not in cells
+        for score, text in cells.items()
+    ]
+    head = ["AUC / average precision", "privae", "units", "numbers", "n mu / d", *facts[3:7], "refused"]
+    return [_markdown(head, ours), _markdown(["AUC / average precision", "beside it", "score", ""], others)]
+
+
 def _useful(results: dict[str, Any]) -> str:
     """Means over seeds of what is trained on synthetic records, federated and central beside each other."""
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
@@ -456,6 +555,7 @@ PAGES: tuple[tuple[Path, Path, _Render, str], ...] = (
     (AUDIT.with_name("encrypted.md"), RESULTS.with_name("encrypted.json"), render_encrypted, FIGURES),
     (AUDIT.with_name("detection.md"), RESULTS.with_name("detection.json"), render_detection, FIGURES),
     (AUDIT.with_name("continual.md"), RESULTS.with_name("continual.json"), render_continual, FIGURES),
+    (AUDIT.with_name("series.md"), RESULTS.with_name("series.json"), render_series, FIGURES),
     (AUDIT.with_name("ratings.md"), RESULTS.with_name("ratings.json"), render_ratings, FIGURES),
 )
 

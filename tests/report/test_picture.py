@@ -104,3 +104,22 @@ def test_pairs_stand_together_in_order() -> None:
     for wrong in ((one[:0], other[:0]), (one, other[:2]), (one, other[:, :4])):
         with pytest.raises(UsageError, match="no pairs"):
             picture.pairs(*wrong)
+
+
+def test_profiles_and_examples_of_windows_become_pngs(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    real, made = rng.random((30, 24, 2)), rng.random((20, 24, 2))
+    real[0, 3, 0] = np.nan
+    picture.profiles(real, made, tmp_path / "p.png", ("heat", "light"), "title", "hour")
+    picture.profiles(np.tile(real, (1, 7, 1)), np.tile(made, (1, 7, 1)), tmp_path / "w.png", ("a", "b"))
+    picture.examples(real[:, :, 0], made[:5, :, 0], tmp_path / "e.png", "title")
+    for name in ("p", "w", "e"):
+        pixels = imread(tmp_path / f"{name}.png")
+        assert pixels.shape[1] > 700
+        assert pixels[..., :3].std() > 0.05
+    with pytest.raises(UsageError, match="one name a channel"):
+        picture.profiles(real, made, tmp_path / "x.png", ("one name",))
+    with pytest.raises(UsageError, match="one shape"):
+        picture.profiles(real, made[:, :5], tmp_path / "x.png", ("a", "b"))
+    with pytest.raises(UsageError, match="no window"):
+        picture.examples(real[:0, :, 0], made[:, :, 0], tmp_path / "x.png")
