@@ -21,7 +21,7 @@ from privae.fitted.tensors import Floats
 from privae.series.clock import MONDAY, NEVER
 from privae.series.lines import Lines
 from privae.series.waves import basis
-from privae.series.windows import Windows, blocks, held, joined, resampled, windows
+from privae.series.windows import Windows, blocks, fine, held, joined, of_totals, resampled, windows
 
 Integers = NDArray[np.int64]
 
@@ -183,14 +183,17 @@ def explained(
 
 @dataclass
 class _State:
-    """A window under way: readings of the last step, values [t, l], mean [d] and surprises [d], and its place."""
+    """A window under way: values [t, l], mean [d] and surprises [d], its last step's place, and what that holds so far.
+
+    step: totals and numbers of its readings, [2, l], where these are added up; else the one that counts, [l].
+    """
 
     window: int
     values: Floats
     mean: Floats
     surprise: Floats
     place: int = -1
-    step: list[Floats] = field(default_factory=list)
+    step: NDArray[Any] | None = None
 
 
 class Follower:
@@ -261,13 +264,22 @@ class Follower:
             self._means[given] = self.course.mean(start, kind)[0]
         return self._means[given]
 
+    def _resampled(self, state: _State, read: Floats) -> Floats:
+        """The step with one reading more, as `resampled` has it of all of them."""
+        if self._schema.resample in ("mean", "sum"):
+            own = np.stack([fine(read), ~np.isnan(read)]).astype(np.int64)
+            state.step = own if state.step is None else state.step + own
+            return of_totals(state.step[:1], state.step[1:], self._schema)[0]
+        both = read[None] if state.step is None else np.stack([state.step, read])
+        state.step = resampled(both, np.zeros(1, np.int64), self._schema)[0]
+        return state.step
+
     def _scored(self, state: _State, place: int, read: Floats) -> dict[str, float | None]:
         lanes = state.values.shape[1]
         if place > state.place:
-            state.step = []
-        state.step.append(read)
+            state.step = None
         first = max(state.place + 1, 0) if place > state.place else place
-        state.values[place] = resampled(np.stack(state.step), np.zeros(1, np.int64), self._schema)[0, :lanes]
+        state.values[place] = self._resampled(state, read)[:lanes]
         state.place = place
         values = held(state.values[None, : place + 1], self._schema)[0].ravel()
         for at in range(first * lanes, (place + 1) * lanes):

@@ -207,9 +207,7 @@ def resampled(read: Array, starts: Integers, schema: SeriesSchema) -> Array:
     none = counts == 0
     if schema.resample in ("mean", "sum"):
         # privacy: integers, so that the sum does not depend on where in memory a unit's rows lie
-        fine = np.rint(np.where(known, read, 0.0) * _FINE).astype(np.int64)
-        total = np.add.reduceat(fine, starts, axis=0) / _FINE
-        found = total / np.maximum(counts, 1) if schema.resample == "mean" else _summed(total, counts, schema)
+        return of_totals(np.add.reduceat(fine(read), starts, axis=0), counts, schema)
     elif schema.resample == "last":
         place = np.where(known, np.arange(len(read))[:, None], -1)
         last = np.maximum.reduceat(place, starts, axis=0)
@@ -218,6 +216,18 @@ def resampled(read: Array, starts: Integers, schema: SeriesSchema) -> Array:
         least, worst = (np.minimum, np.inf) if schema.resample == "min" else (np.maximum, -np.inf)
         found = least.reduceat(np.where(known, read, worst), starts, axis=0)
     return np.where(none, np.nan, found)
+
+
+def fine(read: Array) -> Integers:
+    """Readings as whole numbers, in 2^-30 of their bounds' widths; 0 for none."""
+    return np.rint(np.where(np.isnan(read), 0.0, read) * _FINE).astype(np.int64)
+
+
+def of_totals(total: Integers, counts: Integers, schema: SeriesSchema) -> Array:
+    """Means or sums of steps from totals of `fine` readings and their numbers: [g, l], [g, l] -> [g, l]; NaN for none."""
+    wide = total / _FINE
+    found = wide / np.maximum(counts, 1) if schema.resample == "mean" else _summed(wide, counts, schema)
+    return np.where(counts == 0, np.nan, found)
 
 
 def _summed(total: Array, counts: Integers, schema: SeriesSchema) -> Array:
