@@ -368,9 +368,10 @@ def test_of_two_copies_that_released_a_step_only_the_one_that_the_ledger_knows_s
             raise KeyboardInterrupt
         tell(self, state)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(Continual, "_tell", killed)
-        stream.add(day(0), UNITS, "d0")
+        with pytest.raises(KeyboardInterrupt):
+            stream.add(day(0), UNITS, "d0")
     other = Continual.load(tmp_path / "copy")
     other.add(day(0), UNITS, "d0")
     with pytest.raises(PrivacyRefused, match="older copy"):
@@ -381,9 +382,10 @@ def test_of_two_copies_that_released_a_step_only_the_one_that_the_ledger_knows_s
 def test_a_step_is_in_the_ledger_before_it_is_shown(folder, tmp_path, monkeypatch):
     Ledger.open(tmp_path / "homes.ledger", 5.0, 1e-5)
     stream = Continual.open(folder, plan_of(), tmp_path / "homes.ledger")
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(Ledger, "resume", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        stream.add(day(0), UNITS, "d0")
+        with pytest.raises(KeyboardInterrupt):
+            stream.add(day(0), UNITS, "d0")
     before = len(Ledger.load(tmp_path / "homes.ledger").entries)
     assert Continual.load(folder).step == 1
     assert len(Ledger.load(tmp_path / "homes.ledger").entries) == before + 1
