@@ -19,6 +19,8 @@ PERSON = "person"
 """The unit of guarantees that protect all rows of a person together."""
 CLIENT = "client"
 """The unit of guarantees that protect all records of a site together."""
+WINDOW = "window"
+"""The unit of guarantees that protect one window of a series, of whatever length its schema says."""
 
 
 def plural(unit: str) -> str:
