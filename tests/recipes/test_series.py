@@ -8,15 +8,16 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from privae import VAE, Ledger, Training
+from privae import VAE, Ledger, Training, files
 from privae.data.column import Column
 from privae.encrypted.compile import compiled
-from privae.errors import DataError, PrivacyRefused, UsageError
+from privae.errors import ArtifactError, DataError, PrivacyRefused, UsageError
 from privae.fitted.series import FittedSeries, FittedSeriesNetwork, means, records_of
 from privae.models.windows import WindowNetwork
 from privae.privacy.noise import NoiseSource
 from privae.recipes import series
 from privae.recipes.phases import Budget
+from privae.series.schema import SeriesSchema
 from privae.series.windows import windows
 from privae.sums.standard import clipped_codes
 
@@ -296,6 +297,22 @@ def test_a_ledger_of_other_units_refuses_and_is_not_charged(homes, data, tmp_pat
     rows = Ledger.open(tmp_path / "rows.ledger", 9.0, 1e-5)
     vae = VAE(1.0, rows=300, schema=of(homes, "day")).fit(data, ledger=rows)
     assert 1.2 < rows.epsilon / vae.ledger.epsilon < 1.6  # a row that comes or goes replaces its day
+
+
+def test_a_ledger_of_windows_is_refused_as_those_of_two_plans_may_differ(homes, data, tmp_path):
+    Ledger.open(tmp_path / "windows.ledger", 9.0, 1e-5, unit="window")
+    with pytest.raises(PrivacyRefused, match="open the ledger for records"):
+        VAE(1.0, rows=300, schema=of(homes, "window")).fit(data, ledger=tmp_path / "windows.ledger")
+    assert Ledger.load(tmp_path / "windows.ledger").events == ()
+
+
+def test_a_file_whose_schema_protects_others_than_its_plan_is_refused(homes, data, tmp_path):
+    VAE(5.0, rows=300, schema=of(homes, "household")).fit(data).save(tmp_path / "homes.privae")
+    members = files.read_archive(tmp_path / "homes.privae")
+    schema = SeriesSchema.loads(members["schema"].decode()).model_copy(update={"unit": "day"})
+    files.write_archive(tmp_path / "forged.privae", members | {"schema": schema.dumps().encode()})
+    with pytest.raises(ArtifactError, match="protects others than its plan"):
+        VAE.load(tmp_path / "forged.privae")
 
 
 def test_what_series_are_not_fitted_with_is_refused(homes, data):
