@@ -328,6 +328,8 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise ArtifactError(
                 f"{path}: its guarantee does not follow from its plan and ledger; do not trust it"
             )
+        if isinstance(fitted, Units) and fitted.schema.unit != plan.unit:
+            raise ArtifactError(f"{path}: its schema protects others than its plan; do not trust it")
         recounted = [recount(finding, plan) for finding in findings]
         if None in recounted:
             raise ArtifactError(f"{path} holds findings that its canaries do not show; do not trust it")

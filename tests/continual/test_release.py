@@ -353,3 +353,39 @@ def test_correlated_noise_of_another_stream_is_refused():
     for step, past in ((0, torch.zeros(2, 5)), (7, torch.zeros(3, 5)), (-1, torch.zeros(3, 5))):
         with pytest.raises(UsageError, match="not of this stream"):
             noise.resume(step, past.double())
+
+
+def test_of_two_copies_that_released_a_step_only_the_one_that_the_ledger_knows_shows_it(
+    folder, tmp_path, monkeypatch
+):
+    Ledger.open(tmp_path / "homes.ledger", 5.0, 1e-5)
+    stream = Continual.open(folder, plan_of(), tmp_path / "homes.ledger")
+    shutil.copytree(folder, tmp_path / "copy")
+    tell = Continual._tell
+
+    def killed(self, state):
+        if state.step:
+            raise KeyboardInterrupt
+        tell(self, state)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Continual, "_tell", killed)
+        with pytest.raises(KeyboardInterrupt):
+            stream.add(day(0), UNITS, "d0")
+    other = Continual.load(tmp_path / "copy")
+    other.add(day(0), UNITS, "d0")
+    with pytest.raises(PrivacyRefused, match="older copy"):
+        Continual.load(folder)
+    assert Continual.load(tmp_path / "copy").released.equals(other.released)
+
+
+def test_a_step_is_in_the_ledger_before_it_is_shown(folder, tmp_path, monkeypatch):
+    Ledger.open(tmp_path / "homes.ledger", 5.0, 1e-5)
+    stream = Continual.open(folder, plan_of(), tmp_path / "homes.ledger")
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "resume", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            stream.add(day(0), UNITS, "d0")
+    before = len(Ledger.load(tmp_path / "homes.ledger").entries)
+    assert Continual.load(folder).step == 1
+    assert len(Ledger.load(tmp_path / "homes.ledger").entries) == before + 1

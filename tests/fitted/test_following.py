@@ -119,7 +119,8 @@ def test_several_readings_of_a_step_are_resampled_as_they_come(fitted, homes):
 
 
 def test_ids_are_followed_apart_and_the_oldest_forgotten(fitted, homes, monkeypatch):
-    monkeypatch.setattr(following, "_MOST_IDS", 2)
+    lanes = len(fitted.waves.lanes)
+    monkeypatch.setattr(following, "_MOST_HELD", 2 * 4 * fitted.schema.steps * lanes)
     frame = homes(4, days=1).sort_values("time", kind="stable").iloc[:12]
     follower = Follower(fitted)
     for row in frame.to_dict("records"):

@@ -8,15 +8,16 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from privae import VAE, Ledger, Training
+from privae import VAE, Ledger, Training, files
 from privae.data.column import Column
 from privae.encrypted.compile import compiled
-from privae.errors import DataError, PrivacyRefused, UsageError
+from privae.errors import ArtifactError, DataError, PrivacyRefused, UsageError
 from privae.fitted.series import FittedSeries, FittedSeriesNetwork, means, records_of
 from privae.models.windows import WindowNetwork
 from privae.privacy.noise import NoiseSource
 from privae.recipes import series
 from privae.recipes.phases import Budget
+from privae.series.schema import SeriesSchema
 from privae.series.windows import windows
 from privae.sums.standard import clipped_codes
 
@@ -299,18 +300,35 @@ def test_a_network_draws_windows_at_the_places_that_they_are_scored_at(homes):
 
 
 def test_a_ledger_of_other_units_refuses_and_is_not_charged(homes, data, tmp_path):
-    for unit, own in (("day", "household"), ("household", "day"), ("person", "window")):
+    for unit, own in (("device", "household"), ("household", "day"), ("person", "window")):
         path = tmp_path / f"{unit}.ledger"
         ledger = Ledger.open(path, 9.0, 1e-5, unit=unit)
         with pytest.raises(PrivacyRefused, match=f"protects each {unit}"):
             VAE(1.0, rows=300, schema=of(homes, own)).fit(data, ledger=ledger)
         assert Ledger.load(path).events == ()
-    ledger = Ledger.open(tmp_path / "own.ledger", 9.0, 1e-5, unit="day")
-    VAE(1.0, rows=300, schema=of(homes, "day")).fit(data, ledger=ledger)
+    ledger = Ledger.open(tmp_path / "own.ledger", 9.0, 1e-5, unit="household")
+    VAE(1.0, rows=300, schema=of(homes, "household")).fit(data, ledger=ledger)
     assert len(Ledger.load(tmp_path / "own.ledger").events) == 2
     rows = Ledger.open(tmp_path / "rows.ledger", 9.0, 1e-5)
     vae = VAE(1.0, rows=300, schema=of(homes, "day")).fit(data, ledger=rows)
     assert 1.2 < rows.epsilon / vae.ledger.epsilon < 1.6  # a row that comes or goes replaces its day
+
+
+@pytest.mark.parametrize("unit", ["window", "day"])
+def test_a_ledger_of_parts_is_refused_as_those_of_two_plans_may_differ(homes, data, tmp_path, unit):
+    Ledger.open(tmp_path / "parts.ledger", 9.0, 1e-5, unit=unit)
+    with pytest.raises(PrivacyRefused, match="open the ledger for records"):
+        VAE(1.0, rows=300, schema=of(homes, unit)).fit(data, ledger=tmp_path / "parts.ledger")
+    assert Ledger.load(tmp_path / "parts.ledger").events == ()
+
+
+def test_a_file_whose_schema_protects_others_than_its_plan_is_refused(homes, data, tmp_path):
+    VAE(5.0, rows=300, schema=of(homes, "household")).fit(data).save(tmp_path / "homes.privae")
+    members = files.read_archive(tmp_path / "homes.privae")
+    schema = SeriesSchema.loads(members["schema"].decode()).model_copy(update={"unit": "day"})
+    files.write_archive(tmp_path / "forged.privae", members | {"schema": schema.dumps().encode()})
+    with pytest.raises(ArtifactError, match="protects others than its plan"):
+        VAE.load(tmp_path / "forged.privae")
 
 
 def test_what_series_are_not_fitted_with_is_refused(homes, data):

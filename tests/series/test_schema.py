@@ -126,8 +126,8 @@ KIND = {"kind": "type", "kinds": ("a", "b"), "conditions": ("kind",)}
         ({"filled": 1.01}, "a share above 0"),
         ({"filled": float("nan")}, "a share above 0"),
         ({"rows": 0}, "at least 1: roughly how many units"),
-        ({"windows": 0}, "between 1 and 10000"),
-        ({"windows": 10_001}, "between 1 and 10000"),
+        ({"windows": 0}, "between 1 and 1000"),
+        ({"windows": 1001}, "between 1 and 1000"),
     ],
 )
 def test_contradictions_are_refused_in_one_line_that_says_what_to_do(change, says):

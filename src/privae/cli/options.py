@@ -53,8 +53,6 @@ class Unit(StrEnum):
     PERSON = "person"
     HOUSEHOLD = "household"
     DEVICE = "device"
-    DAY = "day"
-    WINDOW = "window"
 
 
 class Composition(StrEnum):

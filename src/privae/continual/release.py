@@ -100,6 +100,7 @@ class Continual:
             raise ArtifactError(f"{folder / LEDGER} does not say what {PLAN} says; do not trust it")
         found = cls(folder, plan, None)
         found._ledger = found._reserved(ledger)
+        found._settle()
         return found
 
     @property
@@ -187,6 +188,14 @@ class Continual:
             )
         if holder != state.tokens[-1]:
             self._ledger.resume(state.reservation, holder, state.tokens[-1])
+
+    def _settle(self) -> None:
+        """Do what a kill left undone, or refuse, where the data set's ledger does not know the latest step."""
+        if self._ledger is None or self._ledger.holder(self._state.reservation) == self._state.tokens[-1]:
+            return
+        # privacy: a copy of this folder may have released that step, too, with other noise: none but one is shown
+        with self._owned():
+            pass
 
     def _publish(self, state: State) -> None:
         text = _text(self.plan, state).encode()

@@ -129,8 +129,8 @@ def range_figures(
       is *not* 0.5, and the more the wider the buffers are (0.75 where 1 % is anomalous and width is 5 ranges long).
     - "auc", "average_precision", "share": of points, as in `anomaly_figures`; the volumes of one range at width 0.
 
-    There is no point-adjusted F1, on purpose: it counts a whole range as found for one hit, so random scores reach
-    0.96 with it (Kim et al. 2022, arXiv:2109.05257).
+    There is no point-adjusted F1, on purpose: it counts a whole range as found for one hit, so random scores look
+    like the state of the art with it (Kim et al. 2022, arXiv:2109.05257).
 
     Shapes: [n], [n].
     Edges: where all labels are the same, {"value": None, "reason", "reason_zh"}; buffers end where the series does.

@@ -27,7 +27,7 @@ Integers = NDArray[np.int64]
 
 MOST = 2048  # numbers of a window, steps times lanes
 _LEAST = 1e-3  # of the bounds' width, that a reading varies by at least
-_MOST_IDS = 100_000  # windows under way that are remembered
+_MOST_HELD = 2**26  # numbers of windows under way that are remembered
 _OWN = 2000  # windows of the model, that say how often a score is as high
 
 
@@ -253,7 +253,7 @@ class Follower:
         fresh = _State(window, np.full((steps, lanes), np.nan), mean, np.zeros(steps * lanes))
         self._states.pop(name, None)
         self._states[name] = fresh
-        if len(self._states) > _MOST_IDS:
+        if len(self._states) * 4 * steps * lanes > _MOST_HELD:
             del self._states[next(iter(self._states))]  # whose window began first
         return fresh
 
@@ -269,10 +269,10 @@ class Follower:
         if self._schema.resample in ("mean", "sum"):
             own = np.stack([fine(read), ~np.isnan(read)]).astype(np.int64)
             state.step = own if state.step is None else state.step + own
-            return of_totals(state.step[:1], state.step[1:], self._schema)[0]
+            return np.asarray(of_totals(state.step[:1], state.step[1:], self._schema)[0])
         both = read[None] if state.step is None else np.stack([state.step, read])
         state.step = resampled(both, np.zeros(1, np.int64), self._schema)[0]
-        return state.step
+        return np.asarray(state.step, np.float64)
 
     def _scored(self, state: _State, place: int, read: Floats) -> dict[str, float | None]:
         lanes = state.values.shape[1]

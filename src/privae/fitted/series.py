@@ -27,6 +27,8 @@ from privae.sums.quantiles import Layout
 
 Integers = NDArray[np.int64]
 
+MOST_PLACES = 16
+"""Windows of a unit that gradients read, at most."""
 UNIT = "fineness"
 """The setting of a plan that says how finely numbers were counted."""
 
@@ -91,7 +93,8 @@ class FittedSeries(Anomalies, Units):
         gaps = np.zeros(len(center))
         # a lane is there or not with all of its numbers, so one count that noise made stand out is no gap
         each = np.median(model.quantiles.gaps[:lanes].reshape(-1, self.waves.each), axis=1)
-        gaps[:lanes] = np.repeat(each, self.waves.each)
+        if len(each) > 1:  # of one lane alone, no window without a reading is one
+            gaps[:lanes] = np.repeat(each, self.waves.each)
         found = replace(model.quantiles, gaps=gaps)
         return replace(model, quantiles=found.narrowed(center, spread, model.least))
 
@@ -298,6 +301,8 @@ class FittedSeriesNetwork(Units):
         if not isinstance(self.model.network, WindowNetwork) or not isinstance(self.model.likelihood, Gappy):
             return False
         config = self.network.config
+        if config.windows > MOST_PLACES:
+            return False
         return (config.steps, config.channels) == (self.schema.steps, len(lanes_of(self.schema)))
 
     def _at(self, found: Windows) -> Integers:

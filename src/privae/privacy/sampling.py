@@ -19,6 +19,8 @@ PERSON = "person"
 """The unit of guarantees that protect all rows of a person together."""
 CLIENT = "client"
 """The unit of guarantees that protect all records of a site together."""
+PARTS = ("day", "window")
+"""Units that are parts of a series, cut as each schema says: of no use to a ledger of several plans."""
 
 
 def plural(unit: str) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from privae.errors import DataError, UsageError
-from privae.fitted.series import UNIT, FittedSeries, FittedSeriesNetwork, records_of
+from privae.fitted.series import MOST_PLACES, UNIT, FittedSeries, FittedSeriesNetwork, records_of
 from privae.fitted.tensors import no_labels
 from privae.fitted.units import WEEK, Units
 from privae.models.likelihoods import Gappy
@@ -54,7 +54,6 @@ _COUNT_SHARE = 0.1
 _PER_NOISE = 10.0  # units per standard deviation of a count, from which quantiles are trusted
 PLACES, SCORES, _SCORE_SHARE = "places", "scores", 0.1
 _SCORED = Layout(quantiles.grid([0], [SCALE], [4]), np.zeros(0, np.int64))
-_MOST_PLACES = 16  # windows of a unit that gradients read
 _VARIANCE = 0.02  # public: of readings in -1 to 1 around their means
 SERIES = Training(network="convolution", latent=4, hidden=HIDDEN["convolution"], learning_rate=1e-2)
 """What gradients of series are by default: a small convolutional network."""
@@ -151,7 +150,7 @@ class SeriesRecipe:
         if training.network == "perceptron":
             raise UsageError('series are read by network="convolution" or "recurrent"; see Training')
         own = Units(self.schema)
-        most = 1 if training.network == "recurrent" else min(max(WEEK // own.apart, 1), _MOST_PLACES)
+        most = 1 if training.network == "recurrent" else min(max(WEEK // own.apart, 1), MOST_PLACES)
         config: dict[str, Any] = {
             "windows": places or min(own.each, most),
             "steps": self.schema.steps,

@@ -153,8 +153,8 @@ class SeriesSchema(BaseModel):
             raise UsageError("[series] filled is a share above 0 and at most 1")
         if self.rows is not None and self.rows < 1:
             raise UsageError("[series] rows must be at least 1: roughly how many units there are")
-        if self.windows is not None and not 1 <= self.windows <= 10_000:
-            raise UsageError("[series] windows, of a unit, must lie between 1 and 10000")
+        if self.windows is not None and not 1 <= self.windows <= 1000:
+            raise UsageError("[series] windows, of a unit, must lie between 1 and 1000")
 
     def _check_names(self) -> None:
         if not self.channels:

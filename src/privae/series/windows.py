@@ -224,7 +224,7 @@ def fine(read: Array) -> Integers:
 
 
 def of_totals(total: Integers, counts: Integers, schema: SeriesSchema) -> Array:
-    """Means or sums of steps from totals of `fine` readings and their numbers: [g, l], [g, l] -> [g, l]; NaN for none."""
+    """Means or sums of steps, from totals of `fine` readings and their numbers: [g, l] each -> [g, l]; NaN for none."""
     wide = total / _FINE
     found = wide / np.maximum(counts, 1) if schema.resample == "mean" else _summed(wide, counts, schema)
     return np.where(counts == 0, np.nan, found)

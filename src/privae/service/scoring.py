@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -214,10 +214,11 @@ def _follow(out: Terminal, model: Path) -> None:
         sys.stdout.flush()
 
 
-def _rows(lines: Iterable[str] | TextIO) -> Iterator[list[str]]:
+def _rows(lines: TextIO) -> Iterator[list[str]]:
     """The cells of every line that is not blank. Errors: DataError for a line that is too long, or no text."""
     try:
-        for line in lines:
+        # no more of a line than can be a row is ever held
+        while line := lines.readline(_LONGEST + 1):
             if len(line) > _LONGEST:
                 raise DataError("a line of standard input is too long for a row of readings")
             if line.strip():

@@ -13,7 +13,7 @@ from privae.plan import Phase, Plan, sampler_delta
 from privae.privacy.ledger import Charge, Ledger
 from privae.privacy.mechanism import Event
 from privae.privacy.noise import NoiseSource
-from privae.privacy.sampling import CLIENT
+from privae.privacy.sampling import CLIENT, PARTS
 from privae.training.state import FORGETFUL, Checkpoint, Keeper
 from privae.training.watch import Watch
 
@@ -210,6 +210,10 @@ def whole_plan(plan: Plan, cap: float, unit: str = "record") -> list[Charge]:
 
     Errors: PrivacyRefused, by the ledger, for a plan that protects less than its unit.
     """
+    if unit in PARTS:
+        # privacy: a window, or a day by another clock, is a part of another plan's, or of several, and moves these by
+        # more than was charged
+        raise PrivacyRefused(f"{unit}s of two plans need not be the same: open the ledger for records")
     # the sampler's share of delta at the cap's epsilon, which is what the ledger promises
     added = plan.delta_threshold + sampler_delta(max(plan.epsilon, cap))
     charged = plan.unit if plan.unit == unit else "record"
