@@ -251,7 +251,7 @@ def heat_of(fitted: Any, images: Any) -> Floats:  # noqa: ANN401
     """Where each image is strange: [n, h, w]. Errors: UsageError for another model, or see `heat`."""
     if not isinstance(fitted, Heated):
         raise UsageError(
-            'heat maps are of images, by a model that was fitted with recipe = "detection", and of time series'
+            'heat maps are of images, by a model that was fitted with recipe = "detection", and of series by "auto"'
         )
     return fitted.heat(images)
 

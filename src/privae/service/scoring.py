@@ -154,7 +154,7 @@ def _series(fitted: "VAE") -> "FittedSeries":
 
     if not isinstance(fitted.fitted_, FittedSeries):
         raise UsageError(
-            "readings are scored one by one by a model of series; fit one with a schema of [series]"
+            "readings are scored one by one by a model of series, of recipe auto; fit one with a schema of [series]"
         )
     return fitted.fitted_
 
