@@ -69,9 +69,9 @@ def test_nothing_released_is_no_row():
 
 @pytest.mark.parametrize(("protect", "window"), [("step", 7), ("step", 30), ("unit", 7)])
 def test_the_errors_told_are_those_that_are_made(protect, window):
-    """2,000 streams of 40 days; the root mean square of the errors is within 8 % of the one told (|z| < 5)."""
+    """600 streams of 40 days; the root mean square of the errors is within 14 % of the one told (|z| < 5)."""
     plan = plan_of(steps=40, protect=protect, window=window, units=2000)
-    scales, rng, runs = plan.scales(), np.random.default_rng(0), 2000
+    scales, rng, runs = plan.scales(), np.random.default_rng(0), 600
     column = np.zeros(40)
     column[: plan.bands] = np.array(square_root(plan.bands)) / SCALE
     inverse = np.linalg.inv(sum(np.diag(np.full(40 - k, column[k]), -k) for k in range(40)))
@@ -83,5 +83,5 @@ def test_the_errors_told_are_those_that_are_made(protect, window):
         errors.append((found["mean"] - [2.8, -8.0]) / found["standard_error"])
         total = totals(scales, released, days).tail(2)
         totalled.append((total["total"] - [2.8 * 80_000, -8.0 * 80_000]) / total["standard_error"])
-    assert np.sqrt(np.mean(np.square(errors), axis=0)) == pytest.approx(1, abs=0.08)
-    assert np.sqrt(np.mean(np.square(totalled), axis=0)) == pytest.approx(1, abs=0.08)
+    assert np.sqrt(np.mean(np.square(errors), axis=0)) == pytest.approx(1, abs=0.14)
+    assert np.sqrt(np.mean(np.square(totalled), axis=0)) == pytest.approx(1, abs=0.14)

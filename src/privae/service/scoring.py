@@ -216,6 +216,7 @@ def _follow(out: Terminal, model: Path) -> None:
 
 def _rows(lines: TextIO) -> Iterator[list[str]]:
     """The cells of every line that is not blank. Errors: DataError for a line that is too long, or no text."""
+    csv.field_size_limit(_LONGEST)  # of the whole process, which may have set another one
     try:
         # no more of a line than can be a row is ever held
         while line := lines.readline(_LONGEST + 1):
