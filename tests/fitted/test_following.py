@@ -125,7 +125,7 @@ def test_ids_are_followed_apart_and_the_oldest_forgotten(fitted, homes, monkeypa
     follower = Follower(fitted)
     for row in frame.to_dict("records"):
         assert follower.push(row)["score"] > 0
-    assert list(follower._states) == ["2", "3"]
+    assert list(follower._states) == [("2",), ("3",)]
 
 
 def test_a_normal_reading_scores_about_one_and_a_strange_one_is_rarely_as_strange(exact, homes):
@@ -202,3 +202,19 @@ def test_bounds_alone_and_very_long_windows_are_not_followed(fitted):
     long = FittedSeries(fitted.schema.model_copy(update={"step": "1min"}), fitted.model)
     with pytest.raises(UsageError, match="at most 2048"):
         Course(long)
+
+
+def test_series_of_one_home_are_followed_apart(homes):
+    frame = homes(40, days=2)
+    both = pd.concat([frame.assign(meter="cellar"), frame.assign(meter="roof", power=frame["power"] + 1)])
+    schema = homes.schema.model_copy(update={"series": "meter"})
+    vae = VAE(math.inf, rows=40, schema=schema).fit(both)
+    part = both.loc[both["home"] < 2].sort_values("time", kind="stable")
+    follower = Follower(vae.fitted_)
+    told = [follower.push(row)["score"] for row in part.to_dict("records")]
+    found = points(vae.fitted_, part).assign(home=lambda table: table["home"].astype(int))
+    key = ["home", "meter", "time"]
+    expected = part[key].merge(found, on=key)["score"]
+    assert told == pytest.approx(expected.tolist())
+    assert {"home", "meter", "time"} <= set(vae.fitted_.names(part))
+    assert vae.sample(2, seed=0)["meter"].unique().tolist() == ["1"]

@@ -122,7 +122,7 @@ def test_the_codes_of_a_window_are_its_own(rows):
         found, names = windows(part, waves.schema)
         return {
             name: clipped_codes(waves.numbers(found.at(found.who == i)), standard).tolist()
-            for i, name in enumerate(names)
+            for i, name in enumerate(names.ids)
         }
 
     found = windows(frame, waves.schema)[0]

@@ -14,7 +14,7 @@ from privae.errors import DataError
 from privae.series import windows as module
 from privae.series.clock import DAY
 from privae.series.schema import SeriesSchema
-from privae.series.windows import blocks, ids_in, lanes_of, windows
+from privae.series.windows import blocks, lanes_of, owners_in, windows
 
 X = Column(name="x", kind="numeric", bounds=(0, 8))
 ON = Column(name="on", kind="boolean")
@@ -51,7 +51,7 @@ def test_rows_in_any_order_are_laid_on_the_clock():
     expected = [[0, 1, 2, 3], [4, nan, nan, nan], [6, 7, nan, nan]]
     same(cut(table(*rows), schema()), expected)
     found, names = windows(table(*rows), schema())
-    assert names == ["a", "b"]
+    assert names.ids == ["a", "b"]
     assert (found.start - 4 * DAY).tolist() == [0, 4 * 3600, 0]
     assert (found.who.tolist(), found.unit.tolist(), found.kind.tolist()) == ([0, 0, 1], [0, 0, 1], [-1] * 3)
     same(cut(table(*sorted(rows, key=str, reverse=True)), schema()), [expected[2], *expected[:2]])
@@ -156,7 +156,7 @@ def test_a_long_table_is_the_wide_one():
         one = windows(wide, ALL.model_copy(update={"resample": rule}))[0]
         frame = pd.concat([long.astype(object), more], ignore_index=True)
         other = windows(frame, LONG.model_copy(update={"resample": rule}))[0]
-        order = ids_in(wide, ALL)[1] == ids_in(frame, LONG)[1]
+        order = owners_in(wide, ALL)[1] == owners_in(frame, LONG)[1]
         back = np.argsort(1 - other.who, kind="stable") if not order else slice(None)
         np.testing.assert_array_equal(one.values, other.values[back])
         assert (one.start == other.start[back]).all()
@@ -228,7 +228,7 @@ def test_few_rows_and_none():
     assert windows(one, PLAIN)[0].values.shape == (0, 4, 1)  # shorter than a window: none, and no failure
     for empty in (one.iloc[:0], one.assign(id=None), one.assign(id="")):
         assert windows(empty, schema())[0].values.shape == (0, 4, 1)
-    assert windows(one.iloc[:0].drop(columns="id"), schema(id=None, unit="day"))[1] == [""]
+    assert windows(one.iloc[:0].drop(columns="id"), schema(id=None, unit="day"))[1].ids == [""]
 
 
 def test_a_table_of_which_no_time_reads_is_refused_in_one_line_but_not_by_fits():
@@ -248,12 +248,13 @@ def test_columns_named_by_numbers_and_others_are_as_they_are():
     same(cut(frame, schema(channels=(X.model_copy(update={"name": "7"}),))), [[1, 2, nan, nan]])
 
 
-def sorted_parts(found, names):
-    """Windows by the name of their id: {name: (values, start, kind)}."""
+def sorted_parts(found, sources):
+    """Windows by the name of their id, in their order: {name: (values, start, kind)}."""
+    own = sources.owner[found.who]
     return {
-        name: tuple(getattr(found, part)[found.who == place].tolist() for part in ("values", "start", "kind"))
-        for place, name in enumerate(names)
-        if (found.who == place).any()
+        name: tuple(getattr(found, part)[own == place].tolist() for part in ("values", "start", "kind"))
+        for place, name in enumerate(sources.ids)
+        if (own == place).any()
     }
 
 
@@ -274,7 +275,7 @@ def test_blocks_of_ids_are_the_whole_and_units_go_on(monkeypatch):
         monkeypatch.undo()
         assert (np.diff(whole.unit) >= 0).all()
         assert np.unique(whole.unit).tolist() == list(range(whole.unit.max() + 1))
-        assert len(names) == 9
+        assert len(names.ids) == 9
 
 
 def test_a_unit_with_a_reading_here_and_there_takes_no_memory():
@@ -282,6 +283,31 @@ def test_a_unit_with_a_reading_here_and_there_takes_no_memory():
     sparse = schema(step="1min", window="4096min", stride="64min", filled=0.5)
     frame = pd.DataFrame({"id": "a", "t": np.arange(20_000) * 30_000_000, "x": 1})
     assert len(windows(frame, sparse)[0]) == 0
+
+
+def test_a_unit_has_several_series_and_their_windows_lie_together():
+    several = schema(series="type", filled=1e-9)
+    rows = [
+        ("a", 1, 1, "oven"),
+        ("b", 1, 2, "oven"),
+        ("a", 5, 3, "attic"),
+        ("a", 2, 4, "oven"),
+        ("a", 3, 9, None),
+    ]
+    frame = table(*rows, names=("id", "t", "x", "type"))
+    found, sources = windows(frame, several)
+    assert [sources.title(who) for who in found.who] == ["a attic", "a oven", "b oven"]
+    assert found.unit.tolist() == [0, 0, 1]
+    days = several.model_copy(update={"unit": "day", "window": "12h", "stride": "12h"})
+    frame = table(
+        ("a", 1, 1, "oven"), ("a", 25, 2, "oven"), ("a", 2, 3, "attic"), names=("id", "t", "x", "type")
+    )
+    found, sources = windows(frame, days)
+    assert found.unit.tolist() == [0, 0, 1]
+    assert [sources.series[who] for who in found.who] == ["attic", "oven", "oven"]
+    assert windows(frame, several.model_copy(update={"unit": "window"}))[0].unit.tolist() == list(
+        range(len(windows(frame, several)[0]))
+    )
 
 
 # --- the law ------------------------------------------------------------------------------------------------
@@ -295,6 +321,9 @@ SCHEMAS = {
     "kinds": KINDS.model_copy(update={"resample": "last"}),
     "windows": schema(unit="window", stride="5h", resample="min"),
     "mean of kinds": KINDS,
+    "series": schema(series="type", filled=0.3),
+    "days of series": schema(series="type", unit="day", stride="4h", window="4h", filled=0.3),
+    "windows of series": schema(series="type", unit="window", filled=0.3),
 }
 hours = (
     st.floats(0, 30) | st.integers(0, 9) | st.sampled_from([None, "soon", "1970-01-05T03:00+01:00", 2**60])

@@ -23,7 +23,7 @@ from privae.fitted.units import beginning
 from privae.series.clock import DAY, MONDAY, wall_clock
 from privae.series.schema import OF_AN_ID, SeriesSchema
 from privae.series.waves import basis
-from privae.series.windows import ids_in
+from privae.series.windows import owners_in, sources_in
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -104,9 +104,12 @@ def case_of(own: Own, data: pd.DataFrame, holdout: Any, coins: Coins | None, see
 
 def units_in(frame: pd.DataFrame, schema: SeriesSchema) -> tuple[Integers, list[str]]:
     """Whose each row is, -1 for nobody's, and the units' names: a function of the row and the schema alone."""
-    who, names = ids_in(frame, schema)
+    who, names = owners_in(frame, schema)
     if schema.unit in OF_AN_ID:
         return who, names
+    if schema.unit == "window":
+        who, sources = sources_in(frame, schema)
+        names = [sources.title(place) for place in range(len(sources.series))]
     time = wall_clock(frame[schema.time], schema.timezone)
     _, _, stride = schema.seconds
     place = time // DAY if schema.unit == "day" else (time - MONDAY) // stride
@@ -140,6 +143,8 @@ def _canaries(count: int, schema: SeriesSchema, rng: np.random.Generator) -> tup
     if schema.id is not None:
         names = [f"canary {rng.bytes(8).hex()}" for _ in range(count)]
         table[schema.id] = np.array(names, dtype=object)[owner]
+    if schema.series is not None:
+        table[schema.series] = np.full(len(owner), "canary", dtype=object)
     if schema.kind is not None:
         kinds = rng.integers(0, len(schema.kinds), count)
         table[schema.kind] = np.array(schema.kinds, dtype=object)[kinds][owner]

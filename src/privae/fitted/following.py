@@ -21,7 +21,7 @@ from privae.fitted.tensors import Floats
 from privae.series.clock import MONDAY, NEVER
 from privae.series.lines import Lines
 from privae.series.waves import basis
-from privae.series.windows import Windows, blocks, fine, held, joined, of_totals, resampled, windows
+from privae.series.windows import Sources, Windows, blocks, fine, held, joined, of_totals, resampled, windows
 
 Integers = NDArray[np.int64]
 
@@ -101,11 +101,11 @@ def points(fitted: FittedSeries, data: pd.DataFrame) -> pd.DataFrame:
     in the window that started last. Errors: UsageError where the scores read the bounds alone.
     """
     course = Course(fitted)
-    parts, names = blocks(data, fitted.schema)
-    return _points(course, joined(list(parts), fitted.schema), names)
+    parts, sources = blocks(data, fitted.schema)
+    return _points(course, joined(list(parts), fitted.schema), sources)
 
 
-def _points(course: Course, part: Windows, names: list[str]) -> pd.DataFrame:
+def _points(course: Course, part: Windows, sources: Sources) -> pd.DataFrame:
     schema, (count, steps, lanes) = course.fitted.schema, part.values.shape
     mean = course.mean(part.start, part.kind)
     flat = part.values.reshape(count, steps * lanes)
@@ -117,7 +117,7 @@ def _points(course: Course, part: Windows, names: list[str]) -> pd.DataFrame:
     told &= np.arange(steps) < schema.seconds[2] // schema.seconds[0]
     score = np.nansum(squared, 2) / np.maximum((~np.isnan(squared)).sum(2), 1)
     time = part.start[:, None] + np.arange(steps) * schema.seconds[0]
-    frame = course.fitted.named(np.repeat(part.who, steps)[told.ravel()], names, time[told])
+    frame = course.fitted.named(np.repeat(part.who, steps)[told.ravel()], sources, time[told])
     expected = before.reshape(count, steps, lanes)[told]
     columns = {"score": score[told], **_in_units(course.fitted, expected)}
     return frame.assign(**columns)
@@ -154,7 +154,7 @@ def explained(
     channel's. Errors: UsageError where the scores read the bounds alone.
     """
     course, schema, (chosen, scores) = Course(fitted), fitted.schema, what
-    found, names = windows(data, schema)
+    found, sources = windows(data, schema)
     part = found.at(chosen)
     mean, heat = course.mean(part.start, part.kind).reshape(part.values.shape), fitted.heat_of(part)
     spread = np.sqrt(np.diagonal(course.covariance)).reshape(part.values.shape[1:])
@@ -176,7 +176,7 @@ def explained(
             schema.seconds[0], "s"
         )
         when = str(time[0]).replace("T", " ")
-        title = f"{names[who]} {when}: {scores[chosen[place]]:.3g}".strip()
+        title = f"{sources.title(who)} {when}: {scores[chosen[place]]:.3g}".strip()
         result.append((title, time, tracks))
     return result
 
@@ -208,7 +208,8 @@ class Follower:
         self._schema, self._waves = fitted.schema, fitted.waves
         self._lanes, self._lines = len(self._waves.lanes), Lines(fitted.schema)
         self._clock = fitted.schema.seconds
-        self._states: dict[str, _State] = {}
+        self._states: dict[tuple[str, ...], _State] = {}
+        self._named = [name for name in (fitted.schema.id, fitted.schema.series) if name is not None]
         self._means: dict[bytes, Floats] = {}
         rng = np.random.default_rng(0)
         each = max(_OWN // max(len(fitted.drawn(1, rng)), 1), 1)
@@ -230,19 +231,19 @@ class Follower:
         """
         nothing: dict[str, float | None] = {"score": None, "window": None, "share": None}
         time, read = self._lines.read(row)
-        name = "" if self._schema.id is None else canonical(row[self._schema.id])
-        if time == NEVER or not (name or self._schema.id is None):
+        names = [canonical(row[column]) for column in self._named]
+        if time == NEVER or not all(names):
             return nothing
         step, _, stride = self._clock
         window, place = divmod((time - MONDAY) // step, stride // step)
         if place >= self._schema.steps or np.isnan(read[: self._lanes]).all():
             return nothing
-        state = self._state(str(name), window, read)
+        state = self._state(tuple(map(str, names)), window, read)
         if window < state.window or place < state.place:
             return nothing
         return self._scored(state, place, read)
 
-    def _state(self, name: str, window: int, read: Floats) -> _State:
+    def _state(self, name: tuple[str, ...], window: int, read: Floats) -> _State:
         state = self._states.get(name)
         if state is not None and window <= state.window:
             return state

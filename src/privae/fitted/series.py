@@ -69,7 +69,7 @@ class FittedSeries(Anomalies, Units):
         """The readings of `count` new units, in the form of the schema's table; from Monday 2001-01-01 on.
 
         A household or device has the schema's `windows` (by default those of a week, or one); its windows hang
-        together by its kind and their conditions alone.
+        together by its kind and their conditions alone; of several series a unit has one.
         """
         rng = np.random.default_rng(seed)
         found = self.drawn(count, rng)

@@ -12,7 +12,7 @@ from privae.fitted.anomalies import shown
 from privae.fitted.tensors import Floats
 from privae.series.clock import DAY, MONDAY
 from privae.series.schema import OF_AN_ID, SeriesSchema
-from privae.series.windows import Windows, blocks, lanes_of
+from privae.series.windows import Sources, Windows, blocks, lanes_of
 
 Integers = NDArray[np.int64]
 
@@ -34,15 +34,18 @@ class Units:
 
     def names(self, data: pd.DataFrame) -> pd.DataFrame:
         """Which window is which: its id, if there are any, and when it starts."""
-        parts, names = blocks(data, self.schema)
+        parts, sources = blocks(data, self.schema)
         found = [(part.who, part.start) for part in parts]
         empty = np.zeros(0, np.int64)
         who, start = (np.concatenate([empty, *(part[i] for part in found)]) for i in range(2))
-        return self.named(who, names, start)
+        return self.named(who, sources, start)
 
-    def named(self, who: Integers, names: list[str], start: Integers) -> pd.DataFrame:
-        """Columns that say whose and when: the schema's id, if it has one, and its time."""
-        own = {} if self.schema.id is None else {self.schema.id: np.array(names, dtype=object)[who]}
+    def named(self, who: Integers, sources: Sources, start: Integers) -> pd.DataFrame:
+        """Columns that say whose and when: the schema's id and series, if it has these, and its time."""
+        parts = (self.schema.id, sources.ids, sources.owner[who]), (self.schema.series, sources.series, who)
+        own = {
+            name: np.array(texts, dtype=object)[places] for name, texts, places in parts if name is not None
+        }
         return pd.DataFrame({**own, self.schema.time: start.astype("datetime64[s]")})
 
     @property
@@ -81,7 +84,8 @@ class Units:
         }
         time = (found.start[:, None] + np.arange(steps) * schema.seconds[0]).ravel()
         names = [str(i + 1) for i in range(int(found.who.max(initial=-1)) + 1)]
-        own = self.named(np.repeat(found.who, steps), names, time)
+        sources = Sources(names, np.arange(len(names)), ["1"] * len(names))
+        own = self.named(np.repeat(found.who, steps), sources, time)
         if schema.kind is not None:
             kinds = np.array(schema.kinds, dtype=object)[np.repeat(found.kind, steps)]
             own.insert(len(own.columns) - 1, schema.kind, kinds)

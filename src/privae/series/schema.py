@@ -37,7 +37,8 @@ class SeriesSchema(BaseModel):
     """The public facts of time series.
 
     time, id: names of the columns that say when, and of which household or device; kind: of one that says what kind of
-    device it is. channel, value: of a long table, with one reading a row, the columns that say of what and how much; a
+    device it is. series: of a unit with several, the column that says which: a meter, a room, a device of a household.
+    channel, value: of a long table, with one reading a row, the columns that say of what and how much; a
     table without them has a column a channel.
     unit: whom the promise protects: a household or device with all its rows, or one day, or one window, of one id.
     step, window, stride: durations ("15min"): of the clock that readings are brought to, of a window, and between
@@ -61,6 +62,7 @@ class SeriesSchema(BaseModel):
     id: str | None = None
     kind: str | None = None
     kinds: tuple[str, ...] = ()
+    series: str | None = None
     channel: str | None = None
     value: str | None = None
     timezone: str | None = None
@@ -120,7 +122,7 @@ class SeriesSchema(BaseModel):
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that are read."""
         wide = (self.channel, self.value) if self.long else tuple(column.name for column in self.channels)
-        return tuple(name for name in (self.id, self.kind, self.time, *wide) if name is not None)
+        return tuple(name for name in (self.id, self.series, self.kind, self.time, *wide) if name is not None)
 
     @property
     def long(self) -> bool:

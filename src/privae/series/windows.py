@@ -5,7 +5,7 @@ of the rows of different ids matter. Values are held in 2^-30 of their bounds' w
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,9 @@ _UNREADABLE = "no value of column '{name}' reads as a time; write 2026-11-30 14:
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of readings, sorted by id and start.
+    """Windows of readings, unit by unit, then by id and start.
 
-    Shapes: values [w, t, l] in 0 to 1 over the lanes' bounds, NaN for a gap; who [w], the place of the id in `names`;
+    Shapes: values [w, t, l] in 0 to 1 over the lanes' bounds, NaN for a gap; who [w], its place in `Sources`;
     start [w], seconds on the wall clock; unit [w], whose windows these are, not decreasing; kind [w], -1 for none.
     """
 
@@ -85,23 +85,57 @@ def _lanes(column: Column) -> Array:
     return np.array([[low, high]])
 
 
-def ids_in(frame: pd.DataFrame, schema: SeriesSchema) -> tuple[Integers, list[str]]:
-    """Whose each row is, -1 for nobody's, and the names, in order of appearance; all are one's without an id."""
+@dataclass(frozen=True)
+class Sources:
+    """Where readings come from: one series after the other, those of an id together. who: a place among them.
+
+    ids: names of the ids; owner [k]: the place of each series' id among these; series: its name, "" without any.
+    """
+
+    ids: list[str] = field(repr=False)
+    owner: Integers = field(repr=False)
+    series: list[str] = field(repr=False)
+
+    def title(self, who: int) -> str:
+        """The id and the series, in words."""
+        return f"{self.ids[self.owner[who]]} {self.series[who]}".strip()
+
+
+def owners_in(frame: pd.DataFrame, schema: SeriesSchema) -> tuple[Integers, list[str]]:
+    """Of which id each row is, -1 for none, and the names, in order of appearance; all are one's without an id."""
     if schema.id is None:
         return np.zeros(len(frame), np.int64), [""]
     return persons_in(frame[schema.id])
 
 
-def windows(frame: pd.DataFrame, schema: SeriesSchema) -> tuple[Windows, list[str]]:
-    """All windows of a table at once, and the names of ids; see `blocks`."""
-    parts, names = blocks(frame, schema)
-    return joined(list(parts), schema), names
+def sources_in(frame: pd.DataFrame, schema: SeriesSchema) -> tuple[Integers, Sources]:
+    """Of which series each row is, -1 for none; a unit may have several."""
+    owner, ids = owners_in(frame, schema)
+    if schema.series is None:
+        return owner, Sources(ids, np.arange(len(ids)), [""] * len(ids))
+    which, texts = persons_in(frame[schema.series])
+    told = (owner >= 0) & (which >= 0)
+    # privacy: by their names, for which of a unit's series comes first must not follow from others' rows
+    series = sorted(texts)
+    place = {text: rank for rank, text in enumerate(series)}
+    ranks = np.array([place[text] for text in texts], np.int64)[which[told]]
+    pairs, places = np.unique(owner[told] * len(series) + ranks, return_inverse=True)
+    who = np.full(len(frame), -1)
+    who[told] = places
+    of, name = np.divmod(pairs, max(len(series), 1))
+    return who, Sources(ids, of, [series[rank] for rank in name.tolist()])
+
+
+def windows(frame: pd.DataFrame, schema: SeriesSchema) -> tuple[Windows, Sources]:
+    """All windows of a table at once, and where they come from; see `blocks`."""
+    parts, sources = blocks(frame, schema)
+    return joined(list(parts), schema), sources
 
 
 def blocks(
     frame: pd.DataFrame, schema: SeriesSchema, *, strict: bool = True
-) -> tuple[Iterator[Windows], list[str]]:
-    """The windows of a table, of some ids after the others, and the names of ids.
+) -> tuple[Iterator[Windows], Sources]:
+    """The windows of a table, of some ids after the others, and where they come from.
 
     strict: refuse a table in which no time reads. Not for fits, which one unit could make fail, or end.
     Guarantee: the windows of a unit are a function of the schema and of its rows alone.
@@ -112,11 +146,10 @@ def blocks(
     header = [str(name) for name in frame.columns]
     schema.ordered(header)
     frame = frame.set_axis(header, axis=1)
-    who, names = ids_in(frame, schema)
+    who, sources = sources_in(frame, schema)
     order = np.argsort(who, kind="stable")
     order = order[np.searchsorted(who[order], 0) :]
-    ends = np.cumsum(np.bincount(who[order], minlength=len(names)))
-    return _blocks(frame, schema, (who, order, ends), strict), names
+    return _blocks(frame, schema, (who, order, sources.owner), strict), sources
 
 
 def _blocks(
@@ -125,14 +158,16 @@ def _blocks(
     rows: tuple[Integers, Integers, Integers],
     strict: bool,
 ) -> Iterator[Windows]:
-    who, order, ends = rows
+    who, order, owner = rows
+    ends = np.cumsum(np.bincount(owner[who[order]]))
     start, units, read = 0, 0, not (strict and len(order))
     while start < len(order):
         # whole ids: as many as fit, and one at least
         first, last = np.searchsorted(ends, [start, start + _ROWS], side="right")
         stop = int(ends[max(last - 1, first)])
         chosen = order[start:stop]
-        found, told = _windows(frame.iloc[chosen], who[chosen], schema)
+        cut, told = _windows(frame.iloc[chosen], who[chosen], schema)
+        found = _of_units(cut, owner, schema)
         read = read or told
         yield Windows(found.values, found.who, found.start, found.unit + units, found.kind)
         start, units = stop, units + int(found.unit[-1] + 1 if len(found) else 0)
@@ -292,17 +327,19 @@ def _kept(filled: Array, who: Integers, start: Integers, schema: SeriesSchema) -
     told = np.nan_to_num(kinds[chosen]).sum(1)
     kind = np.where(told.sum(1) > 0, told.argmax(1), -1) if size < filled.shape[2] else np.full(len(told), -1)
     who, start = who[chosen], start[chosen]
-    return Windows(values[chosen], who, start, _units(who, start, schema), kind)
+    return Windows(values[chosen], who, start, np.arange(len(who)), kind)
 
 
-def _units(who: Integers, start: Integers, schema: SeriesSchema) -> Integers:
-    """Whose windows they are, from 0 on."""
-    if schema.unit == "window" or not len(who):
-        return np.arange(len(who))
-    changed = np.diff(who) != 0
-    if schema.unit not in OF_AN_ID:
-        changed |= np.diff(np.floor_divide(start, DAY)) != 0
-    return np.append(0, np.cumsum(changed))
+def _of_units(found: Windows, owner: Integers, schema: SeriesSchema) -> Windows:
+    """The windows unit by unit, and whose they are, from 0 on; each is its own where windows are units."""
+    if schema.unit == "window" or not len(found):
+        return found
+    own = owner[found.who]
+    day = np.zeros_like(own) if schema.unit in OF_AN_ID else np.floor_divide(found.start, DAY)
+    if schema.series is not None:  # days of one id lie apart, a series after the other
+        order = np.lexsort((found.start, found.who, day, own))
+        found, own, day = found.at(order), own[order], day[order]
+    return replace(found, unit=np.cumsum(_first(own, day)) - 1)
 
 
 def held(values: Array, schema: SeriesSchema) -> Array:

@@ -196,7 +196,7 @@ def _follow(out: Terminal, model: Path) -> None:
         fitted = _series(request.load(model))
         follower = Follower(fitted)
     schema = fitted.schema
-    named = [name for name in (schema.id, schema.time) if name is not None]
+    named = [name for name in (schema.id, schema.series, schema.time) if name is not None]
     writer = csv.writer(sys.stdout, lineterminator="\n")
     rows = _rows(sys.stdin)
     header = next(rows, None)

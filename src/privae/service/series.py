@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from privae.data.column import Column
 
 
-_KEYS = "time id unit step window stride channel value timezone windows rows"
+_KEYS = "time id series unit step window stride channel value timezone windows rows"
 
 
 class Protects(StrEnum):
@@ -28,6 +28,10 @@ Time = Annotated[
     str, given.option("--time", text="The column that says when: ISO 8601, or seconds since 1970.")
 ]
 Id = Annotated[str | None, given.option("--id", text="The column that says of which household or device.")]
+Several = Annotated[
+    str | None,
+    given.option("--series", text="Of a unit with several: the column that says which, a meter or a room."),
+]
 Whom = Annotated[
     Protects,
     given.option(
@@ -83,6 +87,7 @@ def schema_of_series(  # noqa: PLR0913  one parameter an option
     channel: Channels,
     output: given.Output,
     id_column: Id = None,
+    series: Several = None,
     unit: Whom = Protects.HOUSEHOLD,
     stride: Stride = None,
     names: Names = None,
@@ -102,8 +107,11 @@ def schema_of_series(  # noqa: PLR0913  one parameter an option
         from privae.series.schema import SeriesSchema
 
         request.check_outputs(output, (".toml",), [table], replace=False)
-        told = time, id_column, unit.value, step, window, stride, names, values, timezone, windows, rows
-        facts = dict(zip(_KEYS.split(), told, strict=True)) | {"conditions": tuple(conditions or ())}
+        whose = time, id_column, series, unit.value
+        cut = step, window, stride, names, values, timezone, windows, rows
+        facts = dict(zip(_KEYS.split(), (*whose, *cut), strict=True)) | {
+            "conditions": tuple(conditions or ())
+        }
         made = _made(SeriesSchema, facts, [_column(text) for text in channel])
         made.ordered(read_header(table), table.name)
         made.save(output)
