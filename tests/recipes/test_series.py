@@ -383,3 +383,19 @@ def test_models_whose_numbers_are_not_those_of_their_schema_do_not_belong(fitted
     ):
         other = FittedSeries(whole.schema.model_copy(update=change), whole.model)
         assert not other.belongs()
+
+
+def test_networks_of_windows_have_sizes_of_their_own_unless_chosen(homes):
+    def settings(**chosen):
+        training = Training(**chosen)
+        plan = VAE(3.0, rows=300, schema=homes.schema, recipe="gradients", training=training).plan()
+        return plan, {name: plan.settings[name] for name in ("hidden", "latent", "learning_rate")}
+
+    plan, found = settings(network="recurrent")
+    assert found == {"hidden": "48", "latent": 4, "learning_rate": 0.02}
+    assert Training.of(plan).hidden == (48,)
+    assert settings(network="convolution", hidden=(8,), latent=3, learning_rate=0.5)[1] == {
+        "hidden": "8",
+        "latent": 3,
+        "learning_rate": 0.5,
+    }

@@ -40,7 +40,7 @@ from privae.recipes import detection, gradients, image, ratings, table
 from privae.recipes.detection import DetectionRecipe, ImageDetectionRecipe
 from privae.recipes.gradients import Training
 from privae.recipes.phases import Budget, Draft, Run, joined
-from privae.recipes.series import SERIES, SeriesRecipe
+from privae.recipes.series import SeriesRecipe, trained
 from privae.series.schema import SeriesSchema
 
 
@@ -318,7 +318,7 @@ def recipe_named(
         if network is not None:
             raise UsageError("ratings and series take no network of your own; leave it out")
         if isinstance(schema, SeriesSchema):
-            return SeriesRecipe(schema, name == "gradients", training or SERIES)
+            return SeriesRecipe(schema, name == "gradients", trained(training))
         return RatingRecipe(schema, name == "gradients", training or Training())
     made = ImageRecipe if isinstance(schema, ImageSchema) else TableRecipe
     return made(schema, name == "gradients", training or Training(), network)  # type: ignore[arg-type]

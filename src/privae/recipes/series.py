@@ -62,6 +62,21 @@ _HINT = "See, too, that times read like 2026-11-30 14:05:00, and that windows ha
 _NOTE = "few units for this epsilon: numbers keep public units, and only their moments are released"
 
 
+def trained(training: Training | None) -> Training:
+    """The choices with sizes and a rate for windows, where those of other data were left as they are.
+
+    >>> trained(Training(network="recurrent")).hidden
+    (48,)
+    """
+    if training is None or training.network == "perceptron":
+        return training or SERIES
+    usual, rate = Training(), SERIES.learning_rate * (2 if training.network == "recurrent" else 1)
+    own: dict[str, Any] = {"hidden": HIDDEN[training.network], "latent": SERIES.latent, "learning_rate": rate}
+    return replace(
+        training, **{name: to for name, to in own.items() if getattr(training, name) == getattr(usual, name)}
+    )
+
+
 def frequencies_for(schema: SeriesSchema, budget: Budget) -> int:
     """How many frequencies a lane: as many as carry a covariance, by n mu / d with the declared n; 2 to 12.
 
