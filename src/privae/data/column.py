@@ -100,6 +100,12 @@ class Column(BaseModel):
         shown = len(self.numeric_bins) if self.kind == "numeric" else len(self.texts)
         return shown + int(self.missing)
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the largest number of a numeric column: its bounds, else its outer edges; 0, 0 undeclared."""
+        edges = self.edges or (0.0, 0.0)
+        return self.bounds if self.bounds is not None else (float(edges[0]), float(edges[-1]))
+
     @cached_property
     def numeric_bins(self) -> Bins:
         """The bins of a numeric column: its edges, or equal widths over its bounds, or one bin a value."""

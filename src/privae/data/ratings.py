@@ -6,42 +6,36 @@ one contribution, and what becomes of them is a function of the schema and of th
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, field_validator
+from pydantic import field_validator
 from scipy.sparse import csr_array
 
-from privae import files
-from privae.data.column import FROZEN
 from privae.data.schema import (
+    Declared,
     known_keys,
-    loaded,
     parsed,
     section,
-    text_of,
     toml_value,
     validated,
 )
 from privae.data.values import canonical, category_codes, distinct, numbers
-from privae.errors import DataError, UsageError
+from privae.errors import UsageError
 
 Index = NDArray[np.int64]
 _TAKEN = {"rank", "score", "likeness"}
 
 
-class RatingSchema(BaseModel):
+class RatingSchema(Declared):
     """The public facts of ratings: the names of their columns, what counts as liking, and the catalogue.
 
     value, like: a row counts from this value on; without them every row counts. time: of several rows of one person
     about one item the latest counts; without it, any that counts. items: the catalogue, or "bought". rows: roughly how
     many *persons* there are.
     """
-
-    model_config = FROZEN
 
     person: str
     item: str
@@ -57,11 +51,6 @@ class RatingSchema(BaseModel):
         return tuple(canonical(one) or "" for one in given) if isinstance(given, list | tuple) else given
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """The schema in a TOML file. Errors: UsageError for a file that cannot be read, or is none."""
-        return loaded(cls, path, text_of(path))
-
-    @classmethod
     def loads(cls, text: str) -> Self:
         """The schema in a TOML text: one section, [ratings]."""
         read = parsed(text)
@@ -74,15 +63,6 @@ class RatingSchema(BaseModel):
         """The TOML text; `loads` gives the same schema back."""
         facts = self.model_dump(exclude_none=True)
         return "\n".join(["[ratings]", *(f"{key} = {toml_value(value)}" for key, value in facts.items()), ""])
-
-    def save(self, path: str | Path) -> None:
-        """Write the TOML file, whole or not at all."""
-        files.write_atomically(Path(path), lambda file: file.write(self.dumps().encode()))
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of the schema."""
-        return files.digest(self.model_dump(mode="json"))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -111,14 +91,6 @@ class RatingSchema(BaseModel):
             raise UsageError("[ratings] items are at least two names, none of them empty")
         if self.items != "bought" and len(set(self.items)) < len(self.items):
             raise UsageError("[ratings] items has one name twice")
-
-    def ordered(self, header: Sequence[str], source: str = "the table") -> Self:
-        """This schema, for a table with these columns; others are not read. Errors: DataError for one that lacks."""
-        for name in self.columns:
-            if list(header).count(name) != 1:
-                found = "no" if name not in header else "more than one"
-                raise DataError(f"{source} has {found} column '{name}', which the schema declares")
-        return self
 
     def with_items(self, names: Sequence[str]) -> Self:
         """The schema after its catalogue was bought; sorted, so that no order leaks."""

@@ -34,6 +34,48 @@ class _Read(Protocol):
 _Kind = TypeVar("_Kind", bound=_Read)
 
 
+class Declared(BaseModel):
+    """Public facts of records that a TOML file declares, and a table's columns are read by."""
+
+    model_config = FROZEN
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The schema in a TOML file. Errors: UsageError for a file that cannot be read, or is none."""
+        return loaded(cls, path, text_of(path))
+
+    @classmethod
+    def loads(cls, text: str) -> Self:
+        """The schema in a TOML text."""
+        raise NotImplementedError
+
+    def dumps(self) -> str:
+        """The TOML text; `loads` gives the same schema back."""
+        raise NotImplementedError
+
+    def save(self, path: str | Path) -> None:
+        """Write the TOML file, whole or not at all."""
+        files.write_atomically(Path(path), lambda file: file.write(self.dumps().encode()))
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the schema."""
+        return files.digest(self.model_dump(mode="json"))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that are read."""
+        raise NotImplementedError
+
+    def ordered(self, header: Sequence[str], source: str = "the table") -> Self:
+        """This schema, for a table with these columns; others are not read. Errors: DataError for one that lacks."""
+        for name in self.columns:
+            if list(header).count(name) != 1:
+                found = "no" if name not in header else "more than one"
+                raise DataError(f"{source} has {found} column '{name}', which the schema declares")
+        return self
+
+
 class Schema(BaseModel):
     """The public facts of a table; columns in the order of the file.
 

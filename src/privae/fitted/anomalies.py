@@ -57,7 +57,7 @@ def reading_of(schema: Schema) -> Reading:
     numeric = tuple(column for column in kept if column.kind == "numeric")
     if not numeric:
         raise UsageError('detection needs a numeric column; recipe = "auto" scores categories alone')
-    lows, highs = zip(*map(_bounds, numeric), strict=True)
+    lows, highs = zip(*(column.ends for column in numeric), strict=True)
     units = [column.step or (b - a) / _UNITS for column, a, b in zip(numeric, lows, highs, strict=True)]
     others = np.array([i for i, column in enumerate(kept) if column.kind != "numeric"], dtype=np.int64)
     sizes = np.array([kept[i].size + 1 for i in others], dtype=np.int64)
@@ -256,11 +256,6 @@ def heat_of(fitted: Any, images: Any) -> Floats:  # noqa: ANN401
     return fitted.heat(images)
 
 
-def _bounds(column: Column) -> tuple[float, float]:
-    edges = column.edges or (0.0, 0.0)
-    return column.bounds if column.bounds is not None else (edges[0], edges[-1])
-
-
 def shown(column: Column, values: Floats) -> Any:  # noqa: ANN401  a pandas array of whichever kind
     """Values as multiples of the column's step, in its dtype, with gaps where they are NaN."""
     bins, gaps = column.numeric_bins, np.isnan(values)
@@ -270,7 +265,7 @@ def shown(column: Column, values: Floats) -> Any:  # noqa: ANN401  a pandas arra
     if bins.digits is not None:
         whole = np.round(whole, bins.digits)
     dtype: Any = nullable(column.returned) if gaps.any() else column.returned
-    result = pd.array(np.clip(whole, *_bounds(column)).astype(bins.dtype), dtype=dtype)
+    result = pd.array(np.clip(whole, *column.ends).astype(bins.dtype), dtype=dtype)
     if gaps.any():
         result[gaps] = result.dtype.na_value
     return result

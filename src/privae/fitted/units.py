@@ -105,8 +105,7 @@ def _long(table: pd.DataFrame, own: list[str], schema: SeriesSchema) -> pd.DataF
 def _cells(column: Column, lanes: Floats, level: Floats) -> Any:  # noqa: ANN401  a pandas array of whichever kind
     """A channel's cells: [n, lanes] in 0 to 1 -> [n]. A category holds where its share passes the window's level."""
     if column.kind == "numeric":
-        edges = column.numeric_bins.edges
-        low, high = column.bounds or (float(edges[0]), float(edges[-1]))
+        low, high = column.ends
         return shown(column, low + lanes[:, 0] * (high - low))
     gaps = np.isnan(lanes).any(1)
     shares = np.nan_to_num(lanes)[:, : max(len(column.texts) - 1, 0)]

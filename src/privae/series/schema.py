@@ -1,15 +1,12 @@
 """The public facts of time series: the clock, the windows, whom the promise protects, and the channels."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel
-
-from privae import files
-from privae.data.column import FROZEN, Column, check_column
+from privae.data.column import Column, check_column
 from privae.data.ratings import RatingSchema
 from privae.data.schema import (
+    Declared,
     Schema,
     known_keys,
     loaded,
@@ -20,7 +17,7 @@ from privae.data.schema import (
     toml_value,
     validated,
 )
-from privae.errors import DataError, UsageError
+from privae.errors import UsageError
 from privae.series.clock import DAY, check_timezone, seconds_of
 
 Unit = Literal["household", "device", "day", "window"]
@@ -33,7 +30,7 @@ _CHANNEL_KEYS = tuple(name for name in Column.model_fields if name not in ("name
 _OWN = {"score", "expected"}
 
 
-class SeriesSchema(BaseModel):
+class SeriesSchema(Declared):
     """The public facts of time series.
 
     time, id: names of the columns that say when, and of which household or device; kind: of one that says what kind of
@@ -50,8 +47,6 @@ class SeriesSchema(BaseModel):
     which is released by a phase of its own.
     kinds: the declared kinds. windows: about how many a unit has, as synthetic units do. rows: about how many *units*.
     """
-
-    model_config = FROZEN
 
     time: str
     channels: tuple[Column, ...]
@@ -73,11 +68,6 @@ class SeriesSchema(BaseModel):
     threshold: Literal["samples", "released"] = "samples"
     windows: int | None = None
     rows: int | None = None
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """The schema in a TOML file. Errors: UsageError for a file that cannot be read, or is none."""
-        return loaded(cls, path, text_of(path))
 
     @classmethod
     def loads(cls, text: str) -> Self:
@@ -103,20 +93,11 @@ class SeriesSchema(BaseModel):
             lines += [f"{key} = {toml_value(value)}" for key, value in own.items()]
         return "\n".join([*lines, ""])
 
-    def save(self, path: str | Path) -> None:
-        """Write the TOML file, whole or not at all."""
-        files.write_atomically(Path(path), lambda file: file.write(self.dumps().encode()))
-
     def to_dict(self) -> dict[str, Any]:
         """The facts by section, without defaults: {"table": ..., "columns": {channel: ...}}."""
         facts = self.model_dump(mode="json", exclude_defaults=True, exclude={"channels"})
         channels = (column.model_dump(mode="json", exclude_defaults=True) for column in self.channels)
         return {"table": facts, "columns": {own.pop("name"): own for own in channels}}
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of the schema."""
-        return files.digest(self.model_dump(mode="json"))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -213,14 +194,6 @@ class SeriesSchema(BaseModel):
             )
         if self.kinds and not 2 <= len(set(self.kinds)) == len(self.kinds):
             raise UsageError("[series] kinds are at least two different names")
-
-    def ordered(self, header: Sequence[str], source: str = "the table") -> Self:
-        """This schema, for a table with these columns; others are not read. Errors: DataError for one that lacks."""
-        for name in self.columns:
-            if list(header).count(name) != 1:
-                found = "no" if name not in header else "more than one"
-                raise DataError(f"{source} has {found} column '{name}', which the schema declares")
-        return self
 
 
 AnySchema = Schema | RatingSchema | SeriesSchema

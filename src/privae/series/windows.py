@@ -80,9 +80,7 @@ def _lanes(column: Column) -> Array:
     """Bounds of a channel's lanes: [lanes, 2]."""
     if column.kind != "numeric":
         return np.tile([0.0, 1.0], (max(len(column.texts) - 1, 1), 1))
-    edges = column.numeric_bins.edges
-    low, high = column.bounds or (float(edges[0]), float(edges[-1]))
-    return np.array([[low, high]])
+    return np.array([column.ends])
 
 
 @dataclass(frozen=True)
@@ -224,7 +222,7 @@ def readings(frame: pd.DataFrame, schema: SeriesSchema) -> Array:
 def _scaled(column: Column, cells: "pd.Series[Any]") -> Array:
     """A channel's readings on its lanes, in 0 to 1: [n] -> [n, lanes]; clipped, NaN for none."""
     if column.kind == "numeric":
-        low, high = _lanes(column)[0]
+        low, high = column.ends
         inside = np.clip(numbers(cells)[0], low, high)
         return np.asarray(np.clip((inside - low) / (high - low), 0.0, 1.0)[:, None])
     codes = Codec(Schema(columns=(column,))).encode(pd.DataFrame({column.name: cells}))[:, 0]
