@@ -199,3 +199,5 @@ class TestAudit:
             model.audit(few.iloc[:0])
         with pytest.raises(UsageError, match="a table of readings"):
             model.audit(few, holdout=np.zeros((5, 5)))
+        with pytest.raises(UsageError, match="holds the households of the data again"):
+            model.audit(few, holdout=few)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -114,6 +114,45 @@ def case_of(own: Own, data: tuple[Any, Any], holdout: Any, coins: Coins | None, 
         )
     rehearse = None if own.again is None else partial(_rehearsed, own, own.again, seed)
     return Case(world, own, labels, rehearse, origin)
+
+
+class Attacked(Protocol):
+    """A model of units that have several rows of data each, as attacks use it: a unit is a row of numbers."""
+
+    def score(self, data: Any) -> Floats:  # noqa: ANN401
+        """The score of every row, higher for a more ordinary one, [n]."""
+
+    def embed(self, data: Any) -> Floats:  # noqa: ANN401
+        """Codes of every row, [n, k]."""
+
+    def records(self, data: Any) -> Records:  # noqa: ANN401
+        """Rows as points."""
+
+
+def case_of_units(
+    own: Own, model: Attacked, rows: tuple[Any, Any, Any], split: float | None, seed: int
+) -> Case:
+    """The case of units, as rows: (members, made-up ones, others or None).
+
+    split: the chance at which coins kept others out of the fit; None where others were given.
+    """
+    members, made, held = rows
+    origin: Origin | None = None if held is None else "given" if split is None else "split"
+    promise = own.plan.guarantee()
+    world = World(
+        members,
+        made,
+        model.records(members),
+        model.records(made),
+        held,
+        None if held is None else model.records(held),
+        model=model,
+        epsilon=promise.epsilon,
+        delta=promise.delta,
+        kept_out=split or 0.0,
+        seed=seed,
+    )
+    return Case(world, own, origin=origin)
 
 
 def _check_alike(data: tuple[Any, Any], held: tuple[Any, Any]) -> None:

@@ -4,7 +4,7 @@ Persons are attacked as images are, as rows of zeros and ones; canaries are made
 released sums of likes by whoever knows all others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 
-from privae.attacks.world import Records, World
-from privae.audit.case import Case, Origin, Own
+from privae.attacks.world import Records
+from privae.audit.case import Case, Own, case_of_units
 from privae.audit.coins import Coins
 from privae.audit.readings import Reading, deviation, joint
 from privae.data.ratings import RatingSchema, persons_in, profiles
@@ -74,6 +74,12 @@ class Attacked:
         own, apart = (np.concatenate([np.zeros(0), *(part[i] for part in found)]) for i in range(2))
         return {"likelihood": self.score(data), "speaks": own, "distance": -apart}
 
+    def records(self, data: Bytes) -> Records:
+        """Rows as points: zeros and ones."""
+        size = data.shape[1]
+        names = tuple(f"item {i}" for i in range(size))
+        return Records(data.astype(np.float64), np.ones(size, bool), names)
+
     def _parts(self, data: Bytes) -> tuple[Floats, Floats]:
         scores = self.fitted.model.recommend(self._likes(data))[:, self.kept]
         mine = data.astype(np.float64)
@@ -101,31 +107,16 @@ def case_of(own: Own, data: pd.DataFrame, holdout: Any, coins: Coins | None, see
     if not len(read):
         raise DataError("the data hold no persons; give those that the model was fitted to")
     present, part = taking_part(coins, read.persons), coins.kept_out if coins is not None else 0.0
-    origin: Origin | None = None if holdout is None else "given"
     seen, others = by_lot(len(read), seed), None
     if holdout is not None:
         others = _others(holdout, schema, read.persons, own.fitted.items)
         others = others[np.flatnonzero(by_lot(others.shape[0], seed + 1))]
     elif part:
-        origin, others = "split", read.likes[np.flatnonzero(seen & ~present)]
+        others = read.likes[np.flatnonzero(seen & ~present)]
     members = model.rows(read.likes[np.flatnonzero(seen & present)])
-    held = None if others is None else model.rows(others)
     made = model.rows(own.fitted.model.sample(len(members), torch.Generator().manual_seed(seed)))
-    promise = own.plan.guarantee()
-    world = World(
-        members,
-        made,
-        _records(members),
-        _records(made),
-        held,
-        None if held is None else _records(held),
-        model=model,
-        epsilon=promise.epsilon,
-        delta=promise.delta,
-        kept_out=part if origin == "split" else 0.0,
-        seed=seed,
-    )
-    return Case(world, own, origin=origin)
+    held = None if others is None else model.rows(others)
+    return case_of_units(own, model, (members, made, held), part if holdout is None else None, seed)
 
 
 def by_lot(count: int, seed: int) -> Bools:
@@ -207,11 +198,6 @@ def _unit(liked: csr_array) -> csr_array:
     return (diags_array(1 / np.sqrt(counts)) @ liked).tocsr()
 
 
-def _records(rows: Bytes) -> Records:
-    size = rows.shape[1]
-    return Records(rows.astype(np.float64), np.ones(size, bool), tuple(f"item {i}" for i in range(size)))
-
-
 def _others(
     holdout: Any,  # noqa: ANN401
     schema: RatingSchema,
@@ -221,8 +207,13 @@ def _others(
     if not isinstance(holdout, pd.DataFrame):
         raise UsageError("the hold-out must have the form of the data: a table of ratings")
     read = profiles(holdout, schema, items)
-    if len(read) and len(set(read.persons) & set(persons)) > len(read) / 2:
-        raise UsageError(
-            "the hold-out holds the persons of the data again; give persons that the fit never saw"
-        )
+    check_others(read.persons, persons, "persons")
     return read.likes
+
+
+def check_others(others: Sequence[str], known: Sequence[str], what: str) -> None:
+    """Refuse a hold-out of which more than half are those of the data again."""
+    if len(others) and len(set(others) & set(known)) > len(others) / 2:
+        raise UsageError(
+            f"the hold-out holds the {what} of the data again; give {what} that the fit never saw"
+        )

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from privae.attacks.world import Records, World
-from privae.audit.case import Case, Origin, Own
+from privae.attacks.world import Records
+from privae.audit.case import Case, Own, case_of_units
 from privae.audit.coins import Coins
-from privae.audit.persons import by_lot, taking_part
+from privae.audit.persons import by_lot, check_others, taking_part
 from privae.data.ratings import persons_in
 from privae.errors import DataError, UsageError
 from privae.fitted.series import FittedSeries, FittedSeriesNetwork
@@ -65,41 +65,32 @@ def case_of(own: Own, data: pd.DataFrame, holdout: Any, coins: Coins | None, see
     """The case of a model of series. holdout: readings of other units, or None.
 
     Units that coins kept out of the fit are no members, and are the hold-out where none is given; about 10,000 units
-    are looked at. Errors: DataError without units; UsageError for a hold-out that is no table.
+    are looked at. Errors: DataError without units; UsageError for a hold-out that is no table, or of the same units.
     """
     assert isinstance(own.fitted, FittedSeries | FittedSeriesNetwork)
     model, schema = Attacked(own.fitted), own.fitted.schema
     which, names = units_in(data, schema)
     if not len(names):
         raise DataError("the data hold no units; give those that the model was fitted to")
-    seen = by_lot(len(names), seed)
+    seen, others = by_lot(len(names), seed), None
     present, part = taking_part(coins, names), coins.kept_out if coins is not None else 0.0
-    origin: Origin | None = None if holdout is None else "given"
-    others = None
     if holdout is not None:
-        if not isinstance(holdout, pd.DataFrame):
-            raise UsageError("the hold-out must have the form of the data: a table of readings")
-        others = holdout
+        others = _others(holdout, schema, names, seed)
     elif part:
-        origin, others = "split", _of(data, which, seen & ~present)
+        others = _of(data, which, seen & ~present)
     members = model.rows(_of(data, which, seen & present))
-    held = None if others is None else model.rows(others)
     made = model.rows(own.fitted.sample(len(members), seed))
-    promise = own.plan.guarantee()
-    world = World(
-        members,
-        made,
-        model.records(members),
-        model.records(made),
-        held,
-        None if held is None else model.records(held),
-        model=model,
-        epsilon=promise.epsilon,
-        delta=promise.delta,
-        kept_out=part if origin == "split" else 0.0,
-        seed=seed,
-    )
-    return Case(world, own, origin=origin)
+    held = None if others is None else model.rows(others)
+    return case_of_units(own, model, (members, made, held), part if holdout is None else None, seed)
+
+
+def _others(holdout: Any, schema: SeriesSchema, known: list[str], seed: int) -> pd.DataFrame:  # noqa: ANN401
+    """The rows of other units, about 10,000 of them."""
+    if not isinstance(holdout, pd.DataFrame):
+        raise UsageError("the hold-out must have the form of the data: a table of readings")
+    which, names = units_in(holdout, schema)
+    check_others(names, known, f"{schema.unit}s")
+    return _of(holdout, which, by_lot(len(names), seed + 1))
 
 
 def units_in(frame: pd.DataFrame, schema: SeriesSchema) -> tuple[Integers, list[str]]:
@@ -166,8 +157,7 @@ def _with_channels(
     cells: dict[str, Any] = {}
     for column, share in zip(schema.channels, level.T, strict=True):
         if column.kind == "numeric":
-            edges = column.numeric_bins.edges
-            low, top = column.bounds or (float(edges[0]), float(edges[-1]))
+            low, top = column.ends
             cells[column.name] = low + share * (top - low)
         else:
             cells[column.name] = np.where(share > 0.5, column.texts[-1], column.texts[0]).astype(object)
