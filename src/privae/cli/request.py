@@ -295,6 +295,23 @@ def check_kind(model: VAE, path: Path, does: str) -> None:
         raise UsageError(f"{path.name} does not fit the model, which {does} {endings}")
 
 
+def named_bounds(text: str, option: str) -> tuple[str, tuple[float, float]]:
+    """A name and its public bounds, as options have them.
+
+    >>> named_bounds("power=0:5", "--bounds")
+    ('power', (0.0, 5.0))
+    """
+    name, _, pair = text.rpartition("=")
+    low, _, high = pair.partition(":")
+    try:
+        limits = float(low), float(high)
+    except ValueError:
+        raise UsageError(f"{option} {text}: write it as NAME=LOW:HIGH, like power=0:5") from None
+    if not name.strip():
+        raise UsageError(f"{option} {text}: each number has a name of its own")
+    return name.strip(), limits
+
+
 def delta_of(given: float | None) -> float:
     """The delta given, or the default one."""
     return DEFAULT_DELTA if given is None else given

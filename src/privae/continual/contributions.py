@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from privae.continual.plan import ContinualPlan
 from privae.data.values import column_of, distinct, numbers
 from privae.errors import DataError, UsageError
+from privae.sums.units import divided
 
 Floats = NDArray[np.float64]
 
@@ -46,7 +47,7 @@ def total(
         order = np.argsort(codes, kind="stable")
         starts = np.searchsorted(codes[order], np.arange(count))
         rows, sums = (np.add.reduceat(part[order], starts, axis=0) for part in (rows, sums))
-    means = np.sign(sums) * (np.abs(sums) // np.maximum(rows, 1))
+    means = divided(sums, np.maximum(rows, 1))
     present = rows > 0
     if plan.gaps:
         marks = plan.mark * present.sum(axis=0)

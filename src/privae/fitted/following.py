@@ -212,8 +212,7 @@ class Follower:
         self._named = [name for name in (fitted.schema.id, fitted.schema.series) if name is not None]
         self._means: dict[bytes, Floats] = {}
         rng = np.random.default_rng(0)
-        each = max(_OWN // max(len(fitted.drawn(1, rng)), 1), 1)
-        drawn = fitted.drawn(each, rng)
+        drawn = fitted.drawn(max(_OWN // fitted.each, 1), rng)
         flat = drawn.values.reshape(len(drawn), -1)
         found = self.course.surprises(flat, self.course.mean(drawn.start, drawn.kind)).reshape(
             drawn.values.shape

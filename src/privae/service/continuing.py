@@ -238,15 +238,12 @@ def _opened(folder: Path, plan: "ContinualPlan") -> tuple[str, dict[str, Any]]:
 
 
 def _bounds(texts: list[str]) -> dict[str, tuple[float, float]]:
+    from privae.cli.request import named_bounds
+
     found: dict[str, tuple[float, float]] = {}
     for text in texts:
-        name, _, pair = text.rpartition("=")
-        low, _, high = pair.partition(":")
-        try:
-            limits = float(low), float(high)
-        except ValueError:
-            raise UsageError(f"--bounds {text}: write it as NAME=LOW:HIGH, like power=0:5") from None
-        if not name or name in found:
+        name, limits = named_bounds(text, "--bounds")
+        if name in found:
             raise UsageError(f"--bounds {text}: each number has a name of its own")
         found[name] = limits
     return found

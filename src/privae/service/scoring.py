@@ -78,7 +78,7 @@ def score(  # noqa: PLR0913  one parameter an option
             _draw(fitted, x, (scores, top), (heat_map, [model, data]))
         return scores
 
-    names, scores = _applied(out, (model, data, output), computed)
+    names, scores = _applied(out, (model, data, output), computed, named=not points)
     import pandas as pd
 
     if heat_map is not None:
@@ -233,7 +233,11 @@ def _rows(lines: TextIO) -> Iterator[list[str]]:
 
 
 def _applied(
-    out: Terminal, paths: tuple[Path, Path, Path | None], compute: Callable[["VAE", Any], Any]
+    out: Terminal,
+    paths: tuple[Path, Path, Path | None],
+    compute: Callable[["VAE", Any], Any],
+    *,
+    named: bool = True,
 ) -> tuple[dict[str, Any], Any]:
     """What a model computes of the records in a file, and how these are named; the output is checked first."""
     model, data, output = paths
@@ -246,4 +250,4 @@ def _applied(
         watch.phase(f"reading {data.name}", 1)
         x, _ = request.read(data)
         watch.phase("computing", 1)
-        return request.names_of(fitted, x), compute(fitted, x)
+        return request.names_of(fitted, x) if named else {}, compute(fitted, x)

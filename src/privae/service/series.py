@@ -133,16 +133,14 @@ def _made(kind: Any, facts: dict[str, Any], channels: "list[Column]") -> Any:  #
 
 def _column(text: str) -> "Column":
     """A channel from "power=0:5" or "door=open,shut". Errors: UsageError."""
+    from privae.cli.request import named_bounds
     from privae.data.column import Column
 
-    name, sign, facts = text.partition("=")
-    low, colon, high = facts.partition(":")
-    if not name.strip() or not sign or not facts:
+    name, _, facts = text.rpartition("=")
+    if not name.strip() or not facts:
         raise UsageError("--channel is NAME=LOW:HIGH or NAME=A,B,C: power=0:5, door=open,shut")
-    if not colon:
+    if ":" not in facts:
         states = tuple(part.strip() for part in facts.split(","))
         return Column(name=name.strip(), kind="category", categories=states)
-    try:
-        return Column(name=name.strip(), kind="numeric", bounds=(float(low), float(high)))
-    except ValueError:
-        raise UsageError(f"--channel {name}: the bounds must be two numbers: {name}=0:5") from None
+    name, bounds = named_bounds(text, "--channel")
+    return Column(name=name, kind="numeric", bounds=bounds)

@@ -42,11 +42,11 @@ def sums(codes: Integers, unit: Integers) -> Integers:
     """
     size = _sizes(unit)
     scale = np.array([math.isqrt(2**40 // w) for w in range(1, int(size.max(initial=0)) + 1)], np.int64)
-    second = moments.sums(_divided(codes * scale[size[unit] - 1][:, None], 2**20))
+    second = moments.sums(divided(codes * scale[size[unit] - 1][:, None], 2**20))
     first = np.flatnonzero(np.diff(unit, prepend=-1))
     total = np.add.reduceat(codes, first, axis=0) if len(codes) else codes
     width = codes.shape[1]
-    mean = _divided(total, size[:, None]).sum(0)
+    mean = divided(total, size[:, None]).sum(0)
     return np.concatenate([second[: -(width + 1)], mean, [len(size)]])
 
 
@@ -55,6 +55,6 @@ def _sizes(unit: Integers) -> Integers:
     return np.bincount(unit).astype(np.int64)
 
 
-def _divided(values: Integers, by: Integers | int) -> Integers:
+def divided(values: Integers, by: Integers | int) -> Integers:
     """Whole quotients, cut towards zero, so that no magnitude grows."""
     return (np.sign(values) * (np.abs(values) // by)).astype(np.int64)
