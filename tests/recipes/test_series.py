@@ -399,3 +399,9 @@ def test_networks_of_windows_have_sizes_of_their_own_unless_chosen(homes):
         "latent": 3,
         "learning_rate": 0.5,
     }
+
+
+def test_gradients_release_no_scores_and_say_so(homes):
+    schema = homes.schema.model_copy(update={"threshold": "released"})
+    with pytest.raises(UsageError, match="leave threshold out"):
+        VAE(3.0, rows=300, schema=schema, recipe="gradients").plan()

@@ -150,6 +150,8 @@ class SeriesRecipe:
             raise UsageError(
                 "gradients take no conditions: windows have places in a cycle instead; leave them out"
             )
+        if self.schema.threshold == "released":
+            raise UsageError("gradients release no scores: leave threshold out, or fit with recipe auto")
         if self.training.share != "all" or self.training.local is not None:
             raise UsageError(
                 "gradients of series train the whole network, at one place; leave out share and local"
