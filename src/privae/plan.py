@@ -156,18 +156,7 @@ class Plan(BaseModel):
 
     def _settled(self, cost: Callable[[float], float], delta: float, thresholds: int) -> float:
         """Epsilon = cost(delta) at which so many thresholds' and the sampler's shares fit into this plan's delta."""
-        found = cost(delta)
-        for _ in range(4):
-            # privacy: the sampler's share grows with epsilon, so it is taken at a little more than the figure
-            # that it is part of
-            left = self.delta - thresholds * self.delta_threshold - sampler_delta(1.001 * found)
-            if left <= 0:
-                return math.inf
-            before = found
-            found = max(found, cost(min(left, delta)))
-            if found <= 1.001 * before:
-                return found
-        return math.inf
+        return settled(cost, delta, self.delta - thresholds * self.delta_threshold)
 
     def dumps(self) -> str:
         """The TOML text; `Plan.loads` gives the same plan back."""
@@ -236,6 +225,22 @@ def sampler_delta(epsilon: float) -> float:
         if math.isfinite(epsilon)
         else 0.0
     )
+
+
+def settled(cost: Callable[[float], float], most: float, whole: float) -> float:
+    """Epsilon = cost(delta) at which the sampler's share fits into `whole` beside a delta of at most `most`."""
+    found = cost(most)
+    for _ in range(4):
+        # privacy: the sampler's share grows with epsilon, so it is taken at a little more than the figure
+        # that it is part of
+        left = whole - sampler_delta(1.001 * found)
+        if left <= 0:
+            return math.inf
+        before = found
+        found = max(found, cost(min(left, most)))
+        if found <= 1.001 * before:
+            return found
+    return math.inf
 
 
 def calibrated(phases: Sequence[Phase], epsilon: float, delta: float) -> tuple[Phase, ...]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from privae import files
 from privae.continual.means import Scales, spread
 from privae.errors import PrivacyRefused, UsageError
-from privae.plan import MOST_NUMBERS, check_budget, finite, sampler_delta
+from privae.plan import MOST_NUMBERS, Phase, calibrated, check_budget, finite, sampler_delta, settled
 from privae.privacy import accountant
 from privae.privacy.correlated import SCALE, Stream, square_root
 from privae.privacy.guarantee import Guarantee
@@ -200,15 +200,16 @@ class ContinualPlan(Choices):
 
     def charge_for(self, unit: str, cap: float) -> Charge:
         """The charge of the whole stream to a data set's ledger of this unit, with an epsilon of `cap`."""
-        added = sampler_delta(max(self.epsilon, cap))
-        schema = files.digest([[name, *pair] for name, pair in self.bounds.items()])
-        return Charge(self.hash, schema, "stream", self.event_for(unit), unit=unit, added_delta=added)
+        return self._charge(self.event_for(unit), unit, max(self.epsilon, cap))
 
     def own_charge(self) -> Charge:
         """The charge of the whole stream to the ledger in its own folder."""
+        return self._charge(self.event(), self.unit, self.epsilon)
+
+    def _charge(self, event: Event, unit: str, epsilon: float) -> Charge:
+        """epsilon: at which the sampler's share of delta is taken."""
         schema = files.digest([[name, *pair] for name, pair in self.bounds.items()])
-        added = sampler_delta(self.epsilon)
-        return Charge(self.hash, schema, "stream", self.event(), unit=self.unit, added_delta=added)
+        return Charge(self.hash, schema, "stream", event, unit=unit, added_delta=sampler_delta(epsilon))
 
     def guarantee(self) -> Guarantee:
         """The promise that this plan keeps, with epsilon as accounted (at most the one asked for)."""
@@ -259,17 +260,9 @@ class ContinualPlan(Choices):
         return self.noise_multiplier > 0 and accountant.epsilon([self.event()], rest) <= self.epsilon
 
     def _replace_one(self) -> float:
-        """Epsilon if one is replaced, with the sampler's share of delta at a little more than that figure."""
-        found = accountant.epsilon([self.event()], self.delta - sampler_delta(self.epsilon), "replace_one")
-        for _ in range(4):
-            left = self.delta - sampler_delta(1.001 * found)
-            before = found
-            found = (
-                max(found, accountant.epsilon([self.event()], left, "replace_one")) if left > 0 else math.inf
-            )
-            if found <= 1.001 * before:
-                return found
-        return math.inf
+        """Epsilon if one is replaced."""
+        rest = self.delta - sampler_delta(self.epsilon)
+        return settled(lambda at: accountant.epsilon([self.event()], at, "replace_one"), rest, self.delta)
 
     def _also_not_covered(self) -> tuple[str, ...]:
         if self.protect == "unit":
@@ -305,12 +298,8 @@ def load(path: Path) -> ContinualPlan:
 def _completed(chosen: Choices) -> ContinualPlan:
     """Filter, noise and grid from public choices, each by a public rule."""
     delta = chosen.delta - sampler_delta(chosen.epsilon)
-    multiplier = 0.0
-    if math.isfinite(chosen.epsilon):
-        multiplier = 1.0 / accountant.gaussian_mu(chosen.epsilon, delta)
-        if accountant.epsilon([Event(multiplier)], delta) > chosen.epsilon:
-            # privacy: the last bit of a float must not carry the total past what was asked for
-            multiplier *= 1 + 1e-9
+    whole = Phase(name="stream", share=1.0, sensitivity=1.0, replace_ratio=2.0)
+    multiplier = calibrated([whole], chosen.epsilon, delta)[0].noise_multiplier
     bands = _best_bands(chosen) if chosen.bands is None else chosen.bands
     fields = chosen.model_dump() | {"bands": bands, "noise_multiplier": multiplier, "levels": 2**_EXACT}
     made = files.made(ContinualPlan, fields | {"code_version": files.code_version()}, "the stream")
