@@ -1,0 +1,1 @@
+"""Files that only the holders of a key can read, in the age format (age-encryption.org/v1)."""
