@@ -9,6 +9,7 @@ import pytest
 
 from privae import files
 from privae.errors import ArtifactError, ResourceError, UsageError
+from privae.sealing import placing
 
 MEMBERS = {"a.json": b'{"x": 1}', "b.bin": bytes(range(100)), "empty": b""}
 
@@ -55,11 +56,15 @@ def test_a_full_disk_at_any_step_leaves_the_old_file_whole(tmp_path, monkeypatch
     assert names(tmp_path) == ["a"]
 
 
-def test_no_room_for_the_temporary_file_is_a_full_disk(tmp_path, monkeypatch):
-    def full(**_):
+@pytest.mark.parametrize("named", [False, True])
+def test_no_room_for_the_temporary_file_is_a_full_disk(tmp_path, monkeypatch, named):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files.tempfile, "mkstemp", full)
+    monkeypatch.setattr(placing.os, "open", full)
+    if named:
+        monkeypatch.delattr(placing.os, "O_TMPFILE")
+        monkeypatch.setattr(placing.tempfile, "mkstemp", full)
     with pytest.raises(ResourceError):
         files.write_atomically(tmp_path / "a", lambda file: file.write(b"x"))
     assert names(tmp_path) == []

@@ -7,20 +7,25 @@ import glob
 import hashlib
 import json
 import os
-import tempfile
 import tomllib
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from io import BytesIO
+from io import BufferedReader, BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from privae.errors import ArtifactError, PrivaeError, ResourceError, UsageError
+from privae.sealing import envelope, identities, placing
+from privae.sealing.header import MAGIC
 
 FORMAT = "privae/1"
+SEALED = ".age"
+"""At the end of a name: what is in the file is sealed. The name before it says what it is."""
+
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 # the zip's comment is the SHA-256 of all bytes before it: zip fields such as dates have no hash of their own
 _SEAL = 64
@@ -50,10 +55,64 @@ def code_version() -> str:
         return "source"
 
 
-def text_in(path: Path) -> str:
-    """The text of a file. Errors: UsageError."""
+def inner(path: Path) -> Path:
+    """The path as that of what is in a sealed file: without ".age" at its end; its suffix says what that is.
+
+    >>> inner(Path("patients.csv.age")).suffix, inner(Path("patients.csv")).suffix
+    ('.csv', '.csv')
+    """
+    return path.with_suffix("") if path.suffix.lower() == SEALED else path
+
+
+def opened(path: Path) -> BufferedReader | BytesIO:
+    """A file to be read. A sealed one, whatever its name, is opened in memory, with the keys that are at hand.
+
+    Errors: OSError; ArtifactError for a sealed file that no key at hand opens, or that was changed.
+    """
+    file = path.open("rb")
+    if not file.peek(len(MAGIC)).startswith(MAGIC):
+        return file
+    with file:
+        # privacy: what was sealed is on no disk again
+        clear = BytesIO()
+        try:
+            envelope.unseal(file, clear, identities.at_hand(), str(path))
+        except UsageError as error:
+            raise ArtifactError(str(error)) from None
+    clear.seek(0)
+    return clear
+
+
+def check_opens(path: Path, lost: str) -> None:
+    """Raise ArtifactError for a sealed file that does not open, and of which no copy may take the place.
+
+    lost: what to do if it is not the key that lacks. privacy: an older copy would release again what is charged once.
+    """
     try:
-        return path.read_text(encoding="utf-8")
+        with contextlib.suppress(OSError), opened(path):
+            pass
+    except ArtifactError:
+        raise ArtifactError(
+            f"{path} is sealed and does not open: name its key with --identity; if it is damaged, {lost}"
+        ) from None
+
+
+def content(path: Path) -> bytes:
+    """All of a file. Errors: those of `opened`."""
+    with opened(path) as file:
+        return file.getvalue() if isinstance(file, BytesIO) else file.read()
+
+
+def text(path: Path, encoding: str = "utf-8") -> str:
+    """All of a file of text, its line ends as newlines. Errors: those of `opened`; UnicodeDecodeError."""
+    with TextIOWrapper(opened(path), encoding) as file:
+        return file.read()
+
+
+def text_in(path: Path) -> str:
+    """The text of a file. Errors: UsageError; ArtifactError for a sealed one that does not open."""
+    try:
+        return text(path)
     except (OSError, UnicodeDecodeError):
         raise UsageError(f"{path} cannot be read; check the path") from None
 
@@ -77,15 +136,19 @@ def made(model: type[_Model], fields: Mapping[str, Any], where: str) -> _Model:
         raise UsageError(f"{where}{f': {place}' if place else ''}: {said[:1].lower()}{said[1:]}") from None
 
 
-def check_writable(path: Path) -> None:
-    """Raise UsageError or ResourceError now if `path` could not be written later.
+def check_writable(path: Path, *, sealed: bool = True) -> None:
+    """Raise UsageError or ResourceError now if `path` could not be written later; sealed: as `write_atomically` does.
 
-    Called before any budget is spent, so that a mistyped output costs nothing.
+    Called before any budget is spent, so that a mistyped output, or public key to seal it to, costs nothing.
     """
     try:
         _check_place(path)
     except OSError as error:
         raise _as_ours(error, path) from None
+    if sealed and not identities.towards() and inner(path) != path:
+        raise UsageError(
+            f"{path.name} is the name of a sealed file; say to whom it is sealed, with --seal-to"
+        )
 
 
 def _check_place(path: Path) -> None:
@@ -102,42 +165,48 @@ def _check_place(path: Path) -> None:
         raise UsageError(f"the folder {path.parent} may not be written to")
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that readers see the old content or the new one, never a part.
+def write_atomically(
+    path: Path, write: Callable[[BinaryIO], object], *, secret: bool = False, sealed: bool = True
+) -> None:
+    """Write a file so that readers see the old content or the new one, never a part; see `placing.place`.
 
-    A temporary file in the same folder is written, synced and renamed; on any failure it is removed.
+    Where the environment names public keys in PRIVAE_SEAL_TO, the file is sealed to these, and `write` gets a file in
+    memory. secret: mode 0600, and never anything else. sealed=False: never sealed, for what others read or add to.
     Raises ResourceError when the disk is full, UsageError when the folder cannot be written.
     """
-    check_writable(path)
+    check_writable(path, sealed=sealed)
+    towards = identities.towards() if sealed else ()
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        content = partial(_write_sealed, write, towards) if towards else write
+        placing.place(path, content, 0o600 if secret else 0o666 & ~_umask())
     except OSError as error:
         raise _as_ours(error, path) from None
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(path)
-    except BaseException as error:
-        Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise _as_ours(error, path) from None
-        raise
-    _sync_folder(path.parent)
 
 
-def write_secretly(path: Path, content: bytes) -> None:
+def _write_sealed(write: Callable[[BinaryIO], object], towards: Sequence[str], file: BinaryIO) -> None:
+    # privacy: what is to be sealed is on no disk before it is
+    clear = BytesIO()
+    write(clear)
+    clear.seek(0)
+    envelope.seal(clear, file, towards)
+
+
+def write_secretly(path: Path, content: bytes, *, sealed: bool = True) -> None:
     """Write a file atomically that its owner alone may read: mode 0600, and never anything else.
 
     privacy: for what tells of single records, like the findings of an audit.
     """
-    before = os.umask(0o077)
-    try:
-        write_atomically(path, lambda file: file.write(content))
-    finally:
-        os.umask(before)
+    write_atomically(path, lambda file: file.write(content), secret=True, sealed=sealed)
+
+
+def write_shared(path: Path, content: bytes) -> None:
+    """Replace a file that others add to, too: a ledger. It is never sealed, for they may have no key.
+
+    Errors: UsageError for a sealed copy of such a file, which is there to be read.
+    """
+    if path.is_file() and envelope.is_sealed(path):
+        raise UsageError(f"{path} is sealed, so it is a copy to be read; name the ledger itself")
+    write_atomically(path, lambda file: file.write(content), sealed=False)
 
 
 class Shelf:
@@ -147,6 +216,7 @@ class Shelf:
         self.folder = folder
         self._kept: dict[str, bytes] = {}
         if folder is not None:
+            identities.check_reopened(f"what is kept in {folder}")
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
@@ -157,7 +227,7 @@ class Shelf:
         if self.folder is None:
             return self._kept.get(name)
         try:
-            return (self.folder / name).read_bytes()
+            return content(self.folder / name)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -206,10 +276,10 @@ def _write_members(file: BinaryIO, members: Mapping[str, bytes], *, packed: bool
 def read_archive(path: Path) -> dict[str, bytes]:
     """Members of an archive made by `write_archive`; see `members_of`."""
     try:
-        content = path.read_bytes()
+        found = content(path)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {_reason(error)}") from None
-    return members_of(content, str(path))
+    return members_of(found, str(path))
 
 
 def members_of(content: bytes, path: str) -> dict[str, bytes]:
@@ -329,11 +399,3 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

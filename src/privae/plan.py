@@ -187,7 +187,7 @@ class Plan(BaseModel):
     def load(cls, path: FilePath) -> "Plan":
         """The plan in a TOML file."""
         try:
-            text = path.read_text(encoding="utf-8")
+            text = files.text(path)
         except (OSError, UnicodeDecodeError):
             raise UsageError(
                 f"the plan {path} cannot be read; write it with: privae plan ... -o {path.name}"

@@ -97,7 +97,7 @@ def test_a_ledger_that_was_tampered_with_admits_nothing(tmp_path, harm):
 def test_a_charge_that_cannot_be_written_releases_nothing(tmp_path, monkeypatch):
     ledger, noise = Ledger.open(tmp_path / "a", 5.0, DELTA), NoiseSource(bytes(32))
 
-    def full(path, write):
+    def full(*_, **__):
         raise ResourceError("the disk is full")
 
     monkeypatch.setattr(module.files, "write_atomically", full)

@@ -83,7 +83,7 @@ class Coins:
     def load(cls, path: Path) -> "Coins":
         """The coins in a file. Errors: UsageError for none; ArtifactError for one that does not read."""
         try:
-            fields = json.loads(path.read_bytes())
+            fields = json.loads(files.content(path))
             if fields["format"] != _FORMAT:
                 raise ValueError
             numbers = int(fields["canaries"]), float(fields["kept_out"])

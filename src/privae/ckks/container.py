@@ -93,7 +93,7 @@ def _no_number(text: str) -> float:
 def load(path: Path, kind: str | None = None) -> Container:
     """A container from its file; see `loads`. Errors: UsageError for a file that cannot be read."""
     try:
-        content = path.read_bytes()
+        content = files.content(path)
     except OSError:
         raise UsageError(f"{path} cannot be read") from None
     return loads(content, str(path), kind)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from privae.cli.sealed import add_options, carried
 from privae.cli.terminal import ending, fail
 from privae.training.launch import keep_freed_memory
 
@@ -24,6 +25,7 @@ _VERBS = (
     "privae.service.recommending",
     "privae.service.continuing",
     "privae.service.serving",
+    "privae.custodian.sealing",
 )
 
 app = typer.Typer(
@@ -80,11 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     try:
-        with warnings.catch_warnings(), ending():
+        with warnings.catch_warnings(), ending(), carried():
             if argv is None and os.environ.get("PRIVAE_DEBUG") != "1":
                 warnings.simplefilter("ignore")  # privacy: a warning of a library may quote a cell
-            with typer.main.get_command(app).make_context("privae", arguments) as context:
-                context.command.invoke(context)
+            command = typer.main.get_command(app)
+            add_options(command)
+            with command.make_context("privae", arguments) as context:
+                command.invoke(context)
     except typer.Exit as done:
         return int(done.exit_code)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the last stop: one line, never a traceback

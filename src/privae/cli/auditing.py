@@ -231,7 +231,7 @@ def contents(model: VAE, sources: Sources, watch: Watch) -> "Contents":
 def findings(path: Path, model: VAE) -> dict[str, Any]:
     """Findings of an earlier audit of this model. Errors: ArtifactError for another file, or another model's."""
     try:
-        read: dict[str, Any] = json.loads(path.read_bytes())
+        read: dict[str, Any] = json.loads(files.content(path))
         known = read["format"] == FORMAT and read["fit"] == model.identity
         known = known and {one["attack"] for one in read["findings"] if one["public"]} <= PUBLIC
     except OSError:

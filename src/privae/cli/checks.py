@@ -217,12 +217,14 @@ def _facts(path: Path) -> "Facts":
 
 
 def _content(path: Path) -> bytes:
-    if path.suffix == ".privae":
+    from privae import files
+
+    if files.inner(path).suffix == ".privae":
         raise UsageError(
             f"{path} is a model; name the certificate first: privae verify certificate.json {path}"
         )
     try:
-        with path.open("rb") as file:
+        with files.opened(path) as file:
             content = file.read(_MOST + 1)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {(error.strerror or 'unknown reason').lower()}") from None

@@ -88,8 +88,11 @@ def simulate(
         from privae import files
         from privae.cli import request
         from privae.federated.study import Terms
+        from privae.sealing.identities import check_reopened
         from privae.transport.simulate import parted
         from privae.transport.simulate import simulate as simulated
+
+        check_reopened("the result of a study")
 
         _check_new(output)
         files.check_writable(output / "model.privae") if output.is_dir() else files.check_writable(output)
@@ -200,8 +203,10 @@ def run(
     out = Terminal(quiet, as_json)
     with out.progress(f"reading {plan.name}"):
         from privae.plan import Plan
+        from privae.sealing.identities import check_reopened
         from privae.transport import apps, jobs
 
+        check_reopened("the result of a study")
         job = _job(plan, kit, output)
     last: dict[str, Any] = {}
     with (
@@ -217,13 +222,14 @@ def run(
 
 def _result(folder: Path, plan: "Plan") -> tuple[str, dict[str, Any]]:
     """What a study ended with, as text and fields: a model, or what was found of one."""
+    from privae import files
     from privae.cli import request, telling
     from privae.federated.chain import result_of
 
     path = folder / result_of(plan)
     promise = plan.guarantee().sentence()
     if path.suffix == ".json":
-        figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
+        figures = json.loads(files.content(path))["figures"]
         text = f"{telling.evaluation_text(figures)}\n\nwrote {path}: {promise}"
         return text, {"evaluation": path, "figures": figures, "guarantee": promise}
     promise = request.load(path).guarantee.sentence()

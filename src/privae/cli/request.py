@@ -51,7 +51,7 @@ class Request:
 
     def facts(self) -> Facts:
         """The public facts of the data, reading no record: a declared schema, or the shape of the images."""
-        if self.source.suffix.lower() == ".toml":
+        if files.inner(self.source).suffix.lower() == ".toml":
             if self.schema is not None or self.classes is not None:
                 raise UsageError("a schema says everything about its data; leave out --schema and --classes")
             return declared(self.source)
@@ -68,7 +68,7 @@ class Request:
             raise UsageError("--classes is for images; a table declares its categories in the schema")
         header = read_header(self.source)
         if self.schema is None:
-            draft = self.source.with_suffix(".schema.toml")
+            draft = files.inner(self.source).with_suffix(".schema.toml")
             raise UsageError(
                 f"a table needs --schema; draft one with: privae schema {self.source} -o {draft} "
                 "and declare its bounds and categories"
@@ -83,7 +83,7 @@ class Request:
 
     def plan(self, watch: Watch) -> Plan:
         """The plan that the options ask for: of a fit, or, where the source is a model, of its evaluation."""
-        if self.source.suffix.lower() != ".privae":
+        if files.inner(self.source).suffix.lower() != ".privae":
             return self.planned(self.facts(), watch)[1]
         options = ("schema", "classes", "recipe", "fidelity", "activation")
         given = {name: getattr(self, name) for name in options} | {"strict": self.strict or None}
@@ -152,7 +152,7 @@ def _training(activation: str | None, share: str | None, local_steps: int | None
 
 def is_images(path: Path) -> bool:
     """Whether a file holds images, by its name."""
-    return path.suffix.lower() in IMAGES
+    return files.inner(path).suffix.lower() in IMAGES
 
 
 def read(path: Path) -> tuple[Any, Any]:
@@ -200,7 +200,7 @@ def parsed_classes(text: str | None) -> int | tuple[str, ...] | None:
 def image_shape(path: Path) -> tuple[tuple[int, int], bool]:
     """Height and width of the images in an npz file, and whether it has labels; no pixel is read."""
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive, archive.open("x.npy") as member:
+        with files.opened(path) as file, zipfile.ZipFile(file) as archive, archive.open("x.npy") as member:
             version = np.lib.format.read_magic(member)
             header = (
                 np.lib.format.read_array_header_1_0
@@ -233,7 +233,7 @@ def check_outputs(
     if path is None:
         return
     files.check_writable(path)
-    if endings and path.suffix.lower() not in endings:
+    if endings and files.inner(path).suffix.lower() not in endings:
         raise UsageError(f"{path.name} must end in {' or '.join(endings)}")
     if not path.exists():
         return
@@ -341,7 +341,7 @@ def target_of(output: Path | None, source: Path, others: Sequence[Path | None]) 
 
 def _default_model(source: Path) -> Path:
     """The name of a model file when none is given: never one that is there, for its budget was spent."""
-    path = source.with_suffix(".privae")
+    path = files.inner(source).with_suffix(".privae")
     files.check_writable(path)
     if path.exists():
         raise UsageError(f"{path} exists, and its budget was spent; name an output with -o")

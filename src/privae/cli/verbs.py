@@ -98,6 +98,7 @@ def plan(  # noqa: PLR0913  one parameter an option
     """Say what a fit would spend, and whether it can work. Reads the header and no record."""
     out = Terminal(quiet, as_json)
     with out.progress(f"reading the header of {data.name}") as watch:
+        from privae import files
         from privae.cli import request, telling
 
         between = share, local_steps
@@ -115,7 +116,7 @@ def plan(  # noqa: PLR0913  one parameter an option
         return
     option = f" --schema {schema}" if schema else f" --classes {classes}" if classes else ""
     then = f"privae fit {data}{option} --plan {output}"
-    shared = data.suffix in (".toml", ".privae")
+    shared = files.inner(data).suffix in (".toml", ".privae")
     then = f'name it in a study: plan = "{output}"' if shared else f"follow it with: {then}"
     out.report(f"{text}\n\nwrote {output}; {then}", fields)
 

@@ -22,6 +22,7 @@ from privae.privacy.correlated import Correlated
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
 from privae.privacy.noise import NoiseSource
+from privae.sealing.identities import check_reopened
 
 Floats = NDArray[np.float64]
 
@@ -65,6 +66,7 @@ class Continual:
         ledger: that of the data set, charged before anything else; killed in between, the charge is lost.
         Errors: PrivacyRefused past the ledger's cap; UsageError for a folder that is not empty.
         """
+        check_reopened("a stream")
         folder, shared = Path(folder).absolute(), _ledger_of(ledger)
         own = Ledger.fresh(plan.delta, plan.unit)
         own.spend([plan.own_charge()])

@@ -93,6 +93,7 @@ class State:
             raise ArtifactError(
                 f"{path} is not there: the stream cannot go on; open a new one, charged again"
             )
+        files.check_opens(path, "the stream cannot go on: open a new one, charged again")
         try:
             members = files.read_archive(path)
             notes = _Notes.model_validate_json(members[_NOTES])

@@ -83,7 +83,7 @@ def read_images(path: str | Path) -> tuple[NDArray[np.uint8], NDArray[np.object_
     """
     path = Path(path)
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with files.opened(path) as file, np.load(file, allow_pickle=False) as archive:
             names = archive.files
             x, y = archive["x"] if "x" in names else None, archive["y"] if "y" in names else None
     except FileNotFoundError:
@@ -106,7 +106,7 @@ def write_images(
     Shapes: x [n, h, w], y [n].
     """
     path = Path(path)
-    if path.suffix.lower() != ".npz":
+    if files.inner(path).suffix.lower() != ".npz":
         raise UsageError(f"{path.name} does not end in .npz; images are written to an npz file")
     arrays = {"x": x} if y is None else {"x": x, "y": _shortest(list(y))}
     files.write_atomically(path, lambda file: np.savez_compressed(file, **arrays))

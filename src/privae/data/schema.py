@@ -205,7 +205,7 @@ class Schema(BaseModel):
 def text_of(path: str | Path) -> str:
     """The text of a schema file. Errors: UsageError for one that cannot be read."""
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        return files.text(Path(path), "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = str(error.strerror).lower() if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"the schema {path} cannot be read: {reason}") from None

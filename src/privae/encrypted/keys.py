@@ -67,9 +67,8 @@ class KeyRing:
         """Write the secret file: encrypted under a passphrase, for its owner alone to read."""
         bound = _bound(self.parameters, self.name)
         body = vault.closed(self.holder.secret, passphrase, bound)
-        files.write_secretly(
-            path, Container("secret key", self.parameters, self.name, {"rotates": self.rotates}, body).dumps()
-        )
+        made = Container("secret key", self.parameters, self.name, {"rotates": self.rotates}, body)
+        files.write_secretly(path, made.dumps(), sealed=False)
 
     @classmethod
     def read(cls, path: Path, passphrase: str) -> "KeyRing":
@@ -159,7 +158,7 @@ def shared(
 
 
 def _write_count(counted: Path, name: str, count: int) -> None:
-    files.write_secretly(counted, files.canonical_json({"key": name, "shared": count}))
+    files.write_secretly(counted, files.canonical_json({"key": name, "shared": count}), sealed=False)
 
 
 def _count(counted: Path, name: str) -> int:

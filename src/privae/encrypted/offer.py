@@ -193,7 +193,7 @@ class Offer:
     def read(cls, path: Path) -> "Offer":
         """An offer from its file. Errors: UsageError for a file that cannot be read; ArtifactError for no offer."""
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = json.loads(files.text(path))
         except OSError:
             raise UsageError(f"{path} cannot be read") from None
         except (ValueError, RecursionError):

@@ -91,7 +91,7 @@ def planned(model: Path, epsilon: float, delta: float, rows: int | None) -> Plan
 def read(model: Path) -> bytes:
     """The bytes of a model file. Errors: UsageError."""
     try:
-        return model.read_bytes()
+        return files.content(model)
     except OSError:
         raise UsageError(f"{model} cannot be read; name the model to evaluate") from None
 

@@ -288,7 +288,7 @@ def verify(folder: Path) -> Verified:
     texts = {}
     for name in ("study.toml", "plan.toml", BOOK, ROUNDS, SIGNATURES):
         try:
-            texts[name] = (folder / name).read_text(encoding="utf-8")
+            texts[name] = files.text(folder / name)
         except (OSError, UnicodeDecodeError):
             raise UsageError(f"{folder} is no ledger of a study: {name} cannot be read") from None
     study, plan = Study.loads(texts["study.toml"]), Plan.loads(texts["plan.toml"])
@@ -316,7 +316,7 @@ def _check_beside(path: Path, signed: str, of: tuple[Study, Plan, tuple[Sequence
     """Hold what a study ended with, where it lies beside its ledger, against what was signed. Errors: ArtifactError."""
     if not path.is_file():
         return
-    content = path.read_bytes()
+    content = files.content(path)
     if hashlib.sha256(content).hexdigest() != signed:
         raise ArtifactError(f"{path.name} beside the ledger is not the one that was signed; restore a copy")
     if of[1].recipe == RECIPE:

@@ -165,7 +165,7 @@ def consortium_key(path: Path, *, make: bool = False) -> bytes:
     Errors: UsageError for a file that is not there, that others may read, or that holds none.
     """
     if make:
-        files.write_secretly(path, os.urandom(KEY).hex().encode() + b"\n")
+        files.write_secretly(path, os.urandom(KEY).hex().encode() + b"\n", sealed=False)
     text = files.text_in(path).strip()
     if path.stat().st_mode & 0o077:
         raise UsageError(f"others may read {path.name}; close it: chmod 600")

@@ -339,8 +339,7 @@ class Ledger:
             )
             entries.append(entry.sealed())
         if self.path is not None:
-            content = b"".join(entry.line() for entry in entries)
-            files.write_atomically(self.path, lambda file: file.write(content))
+            files.write_shared(self.path, b"".join(entry.line() for entry in entries))
         self.entries = tuple(entries)
 
     def _refresh(self) -> None:
@@ -393,7 +392,7 @@ def _check_chain(entries: Sequence[Entry]) -> None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode()
+        return files.content(path).decode()
     except UnicodeDecodeError:
         raise ArtifactError(f"{path} is not a ledger, or it is damaged; restore a copy") from None
     except OSError as error:

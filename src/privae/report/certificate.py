@@ -100,9 +100,9 @@ class Verdict:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
+    """SHA-256 (hex) of a file; of a sealed one, of what is in it, so that it stays the same under other keys."""
     try:
-        with path.open("rb") as file:
+        with files.opened(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {(error.strerror or 'unknown reason').lower()}") from None

@@ -72,11 +72,11 @@ def keys(
     words = _passphrase(passphrase_file, new=True)
     with out.progress(f"reading {offer.name}") as watch:
         from privae import files
-        from privae.custody import vault
         from privae.encrypted.keys import KeyRing, start_count
         from privae.encrypted.offer import Offer
+        from privae.sealing.identities import check_passphrase
 
-        vault.check(words)
+        check_passphrase(words)
         files.check_writable(output)
         known = Offer.read(offer)
         watch.phase("making keys", 1)
@@ -180,11 +180,12 @@ def ask(  # noqa: PLR0913  one parameter an option
 
 def check_output(path: Path, endings: tuple[str, ...], sources: list[Path]) -> None:
     """Raise now if an output could not be written, or would replace what is read, or keys, which nobody can remake."""
+    from privae import files
     from privae.ckks.container import load
     from privae.cli import request
 
     request.check_outputs(path, endings, sources)
-    if path.suffix == ".pvhe" and path.exists():
+    if files.inner(path).suffix == ".pvhe" and path.exists():
         try:
             kind = load(path).kind
         except ArtifactError:
@@ -219,7 +220,7 @@ def _packed(data: Path, who: "tuple[Offer, KeyRing]", batch: bool, watch: "Watch
 
 def _passphrase(file: Path | None, *, new: bool = False) -> str:
     """From a file, the environment, or whoever sits there."""
-    from privae.custody.vault import PASSPHRASE, passphrase_from
+    from privae.sealing.identities import PASSPHRASE, passphrase_from
 
     found = passphrase_from(file)
     if found is not None:
@@ -246,7 +247,7 @@ def _written(
         return _shared(found, output, sharing)
     lines, places = [], {}
     for i, (name, values) in enumerate(found.items()):
-        path = output if i == 0 else output.with_stem(f"{output.stem}-{name}")
+        path = output if i == 0 else _beside(output, name)
         columns = {name: values} if values.ndim == 1 else {f"{name[0]}{j}": v for j, v in enumerate(values.T)}
         write_table(pd.DataFrame({"row": range(1, len(values) + 1), **columns}), path)
         lines.append(
@@ -254,6 +255,14 @@ def _written(
         )
         places[name] = path
     return "\n".join(lines), {"outputs": places, "shared": False}
+
+
+def _beside(output: Path, name: str) -> Path:
+    """The file of another output, beside the first one's."""
+    from privae import files
+
+    inner = files.inner(output)
+    return output.with_name(f"{inner.stem}-{name}{output.name.removeprefix(inner.stem)}")
 
 
 def _shared(

@@ -144,6 +144,7 @@ def add_step(  # noqa: PLR0913  one parameter an option
     """
     out = Terminal(quiet, as_json)
     with out.progress(f"reading {data.name}") as watch:
+        from privae import files
         from privae.continual import contributions
         from privae.continual.release import Continual
         from privae.data.tables import read_table
@@ -151,7 +152,7 @@ def add_step(  # noqa: PLR0913  one parameter an option
         stream = Continual.load(folder, ledger)
         values, units = contributions.from_table(stream.plan, read_table(data), unit)
         watch.phase("releasing", 1)
-        before, name = stream.step, data.stem if day is None else day
+        before, name = stream.step, files.inner(data).stem if day is None else day
         step = stream.add(values, units, name)
     again = step <= before
     did = f"'{name}' was released before, as" if again else f"released '{name}',"

@@ -74,9 +74,10 @@ def inspect(
         )
         return
     with out.progress(f"reading {file.name}"):
+        from privae import files
         from privae.encrypted.offer import Offer
 
-        known = file.suffix == ".json"
+        known = files.inner(file).suffix == ".json"
         fitted = None if known else _loaded(file, plain=True)
         offer = Offer.read(file) if fitted is None else _served(fitted, outputs.split(","), precision).offer
         if output is not None:
@@ -187,13 +188,14 @@ def _kept_to(model: Path, offer: Path | None, *, plain: bool) -> "Served":
 
 
 def _is_container(file: Path) -> bool:
+    from privae import files
     from privae.ckks.container import MAGIC
 
     try:
-        with file.open("rb") as opened:
-            return file.suffix == ".pvhe" or opened.read(len(MAGIC)) == MAGIC
+        with files.opened(file) as opened:
+            return files.inner(file).suffix == ".pvhe" or opened.read(len(MAGIC)) == MAGIC
     except OSError:
-        return file.suffix == ".pvhe"
+        return files.inner(file).suffix == ".pvhe"
 
 
 def _plain(text: str) -> str:

@@ -30,6 +30,8 @@ Array = NDArray[Any]
 _BLOCKS, _LEAST = 16, 5
 _NOTES = "checkpoint.json"
 _RELEASED, _STATE = "released/", "state/"
+_LATEST: dict[Path, tuple[str, tuple[int, int]]] = {}
+"""Of every checkpoint that this process wrote: its ledger's head, and what tells the file from others."""
 
 
 def block_of(steps: int) -> int:
@@ -179,6 +181,7 @@ class Checkpoint:
     @classmethod
     def load(cls, path: Path, noise: NoiseSource) -> "Checkpoint":
         """The checkpoint in a file, for a life that draws from `noise`."""
+        files.check_opens(path, "remove it and fit again, which is charged again")
         try:
             members = files.read_archive(path)
         except ArtifactError:
@@ -221,6 +224,7 @@ class Checkpoint:
         members |= {_RELEASED + phase: body for phase, body in self._released.items()}
         members |= {_STATE + phase: body for phase, body in self._states.items()}
         files.write_archive(self.path, members, packed=False)
+        _LATEST[self.path.absolute()] = (self.ledger.head, _mark(self.path))
 
     def recall(self, phase: str) -> list[Array] | None:
         """What a statistics phase released, byte for byte."""
@@ -265,10 +269,21 @@ class Checkpoint:
 
 
 def discard(path: Path, head: str) -> None:
-    """Remove a checkpoint if it is that of the fit whose ledger has this head; another's, or one in use, stays."""
-    with contextlib.suppress(PrivaeError, KeyError), files.owned(path):
-        if Ledger.parse(files.read_archive(path)["ledger.jsonl"].decode()).head == head:
+    """Remove a checkpoint if it is that of the fit whose ledger has this head; another's, or one in use, stays.
+
+    One that this process wrote is known without being read, for it may be sealed to a key that is elsewhere.
+    """
+    with contextlib.suppress(PrivaeError, KeyError, OSError), files.owned(path):
+        mine = _LATEST.get(path.absolute()) == (head, _mark(path))
+        if mine or Ledger.parse(files.read_archive(path)["ledger.jsonl"].decode()).head == head:
             path.unlink()
+            _LATEST.pop(path.absolute(), None)
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    """What tells a file from any that is written in its place later."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
 
 
 def _read(load: Any, body: bytes, path: Path) -> dict[str, Any]:  # noqa: ANN401  of arrays or of tensors

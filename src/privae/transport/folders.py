@@ -5,11 +5,13 @@ import re
 import shutil
 import traceback
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from privae import files
 from privae.errors import PrivaeError, UsageError
 from privae.federated import EVALUATED
+from privae.sealing import is_sealed
 from privae.transport.jobs import STATUS, TOPIC, Status
 
 KIT = "PRIVAE_KIT"
@@ -45,11 +47,11 @@ def prepared(kit: Path, digest: str, texts: Mapping[str, bytes]) -> Path:
         own = kit / "local" / source
         if own.is_file() and not (folder / target).exists():
             (folder / target).parent.mkdir(mode=0o700, exist_ok=True)
-            files.write_secretly(folder / target, own.read_bytes())
+            files.write_secretly(folder / target, files.content(own), sealed=own.suffix != ".key")
     for name, text in texts.items():
         if not (folder / name).exists():
             files.write_secretly(folder / name, text)
-        elif (folder / name).read_bytes() != text:
+        elif files.content(folder / name) != text:
             raise UsageError(f"the coordinator has another {name} for the study of this job")
     return folder
 
@@ -73,7 +75,9 @@ def take(source: Path, out: Path) -> None:
 
 def _copied(source: Path, target: Path) -> None:
     with source.open("rb") as content:
-        files.write_atomically(target, lambda made: shutil.copyfileobj(content, made))
+        # what is sealed is copied as it is, for whoever opens it has the key of that seal
+        copy = partial(shutil.copyfileobj, content)
+        files.write_atomically(target, copy, sealed=not is_sealed(source))
 
 
 def said(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from privae import files
 from privae.custody import keys
 from privae.errors import ArtifactError, UsageError
 from privae.federated import EVALUATED
+from privae.sealing import identities
 from privae.transport.folders import KIT, SERVER
 from privae.transport.jobs import APPS
 
@@ -137,6 +138,8 @@ def close_server(kit: Path) -> None:
 
 
 def _check(terms: "Terms", out: Path, port: int) -> None:
+    if identities.towards():
+        raise UsageError(f"NVFlare starts from kits, and opens no sealed files; unset {identities.SEAL_TO}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already, and kits are made once; name a new folder, or remove it")
     named = sorted(_TAKEN & set(terms.sites))
