@@ -26,7 +26,7 @@ def spied(monkeypatch):
 
     def spending(self, charges, **options):
         spend(self, charges, **options)
-        log.extend(("spent", c.phase, c.event, self.path) for c in charges)
+        log.extend(("spent", c.phase, c.event, self.place) for c in charges)
 
     def releasing(self, total, noise, *divisor, **options):
         if noise is source:

@@ -26,6 +26,7 @@ _VERBS = (
     "privae.service.continuing",
     "privae.service.serving",
     "privae.custodian.sealing",
+    "privae.custodian.budgets",
 )
 
 app = typer.Typer(

@@ -237,11 +237,12 @@ def _content(path: Path) -> bytes:
     "open",
     epilog=examples(
         "privae ledger open hospital.ledger --epsilon 10 --delta 1e-5",
+        "privae ledger open 'postgresql://me@db.example/privacy?ledger=hospital' --epsilon 10 --delta 1e-5",
         "privae fit patients.csv --schema patients.schema.toml --epsilon 3 --ledger hospital.ledger",
     ),
 )
 def open_ledger(  # noqa: PLR0913  one parameter an option
-    path: given.LedgerFile,
+    place: given.LedgerPlace,
     epsilon: given.Cap,
     delta: given.Delta = None,
     composition: given.HowToAdd = given.Composition.RENYI,
@@ -249,28 +250,33 @@ def open_ledger(  # noqa: PLR0913  one parameter an option
     quiet: given.Quiet = False,
     as_json: given.AsJson = False,
 ) -> None:
-    """Start the ledger of a data set: a cap on what all of its fits together may spend."""
+    """Start the ledger of a data set: a cap on what all of its fits together may spend.
+
+    A file is one of SQLite, or of lines if its name ends in .jsonl.
+    """
     out = Terminal(quiet, as_json)
-    with out.progress(f"opening {path.name}"):
+    with out.progress("opening the ledger"):
         from privae.cli import request
+        from privae.log import store
         from privae.privacy.ledger import Ledger
 
-        request.check_outputs(path, (), [])
-        made = Ledger.open(path, epsilon, request.delta_of(delta), composition.value, unit=unit.value)
+        request.check_outputs(store.file_of(place), (), [])
+        made = Ledger.open(place, epsilon, request.delta_of(delta), composition.value, unit=unit.value)
     say_delta(out, delta)
-    text = f"wrote {path}: fits with --ledger {path} may together spend epsilon {epsilon:g}, delta {made.delta:g}"
-    out.report(text, {"ledger": path, "epsilon": epsilon, "delta": made.delta, "head": made.head})
+    name = store.shown(place)
+    text = f"wrote {name}: fits with --ledger {name} may together spend epsilon {epsilon:g}, delta {made.delta:g}"
+    out.report(text, {"ledger": name, "epsilon": epsilon, "delta": made.delta, "head": made.head})
 
 
 @ledgers.command("show", epilog=examples("privae ledger show hospital.ledger"))
-def show_ledger(path: given.LedgerFile, quiet: given.Quiet = False, as_json: given.AsJson = False) -> None:
-    """Show what was spent, what remains, and the head that names the whole ledger."""
+def show_ledger(place: given.LedgerPlace, quiet: given.Quiet = False, as_json: given.AsJson = False) -> None:
+    """Show what was spent and granted, what remains, and the head that names the whole ledger."""
     out = Terminal(quiet, as_json)
-    with out.progress(f"reading {path.name}"):
+    with out.progress("reading the ledger"):
         from privae.cli import telling
         from privae.privacy.ledger import Ledger
 
-        read = Ledger.load(path)
+        read = Ledger.load(place)
     out.answer(telling.ledger_text(read), telling.ledger_fields(read))
 
 

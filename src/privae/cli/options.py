@@ -107,7 +107,10 @@ Planned = Annotated[
 Table = Annotated[Path, argument("TABLE", "A table (.csv or .parquet).")]
 Model = Annotated[Path, argument("MODEL", "A model file (.privae).")]
 StudyLedger = Annotated[Path, argument("FOLDER", "The folder ledger/ among a study's results.")]
-LedgerFile = Annotated[Path, argument("LEDGER", "The ledger of a data set.")]
+LedgerPlace = Annotated[
+    str,
+    argument("LEDGER", "The ledger of a data set: a file, or postgresql://USER@HOST/DATABASE?ledger=NAME."),
+]
 Which = Annotated[
     Example, argument("[adult|digits]", "Which packaged data: people (the default), or digits.")
 ]
@@ -175,7 +178,11 @@ Resume = Annotated[
     ),
 ]
 Device = Annotated[str, option("--device", text="Where gradients are computed: cpu (default), cuda, cuda:1.")]
-Charged = Annotated[Path | None, option("--ledger", text="Charge this ledger; refused past its cap.")]
+Charged = Annotated[str | None, option("--ledger", text="Charge this ledger; refused past its cap.")]
+Granted = Annotated[
+    str,
+    option("--grant", text="Charge this grant of the ledger: a share that was set aside for one analysis."),
+]
 
 Output = Annotated[Path, option("--output", "-o", text="The file to write.")]
 MaybeOutput = Annotated[Path | None, option("--output", "-o", text="The file to write.")]

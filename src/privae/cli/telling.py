@@ -1,19 +1,22 @@
 """Plans, models and ledgers in words, and as fields of a JSON object."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from privae.attacks.finding import CHANNELS
 from privae.audit.suite import Audit
 from privae.cli.terminal import aligned
+from privae.custody.budgets import Account, accounts
 from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.federated.chain import Verified
+from privae.log import grants
 from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee, rounded_up
-from privae.privacy.ledger import Ledger
+from privae.privacy.ledger import Entry, Ledger
 from privae.privacy.sampling import plural
 from privae.series.schema import SeriesSchema
 from privae.vae import VAE
@@ -194,16 +197,40 @@ def model_fields(model: VAE) -> dict[str, Any]:
 
 
 def ledger_text(ledger: Ledger) -> str:
-    """The entries of a ledger, what was spent, what is left, and its head."""
+    """The entries of a ledger, what was spent, what is left, its grants, and its head."""
     rows = [("entry", "date", "phase", "plan", "attempt", "epsilon so far")]
     rows += [
-        (str(e.index), e.time, e.phase, e.plan_hash[:_SHORT] or "-", str(e.attempt), f"{e.epsilon:.4g}")
+        (str(e.index), e.time, _phase(e), e.plan_hash[:_SHORT] or "-", str(e.attempt), f"{e.epsilon:.4g}")
         for e in ledger.entries
     ]
     spent = f"spent: epsilon {ledger.epsilon:.4g} at delta {ledger.delta:g}"
     if ledger.cap is not None:
-        spent += f", of {ledger.cap.epsilon:g}\nremaining: epsilon {ledger.remaining:.4g}, for one more plan"
+        of = "for one more plan" + (", of what no grant has set aside" if ledger.grants else "")
+        spent += f", of {ledger.cap.epsilon:g}\nremaining: epsilon {ledger.remaining:.4g}, {of}"
+        spent += "\nclosed: nothing may be charged any more" if grants.closing(ledger.entries) else ""
+        spent += _grants_text(accounts(ledger))
     return f"{aligned(rows)}\n\n{spent}\nhead: {ledger.head}"
+
+
+def _phase(entry: Entry) -> str:
+    """What an entry is about, and the grant that it was charged to."""
+    name = grants.under(entry)
+    return f"{entry.phase} [{name}]" if name else entry.phase
+
+
+def _grants_text(found: Sequence[Account]) -> str:
+    rows = [("grant", "epsilon", "delta", "spent", "left")]
+    rows += [
+        (
+            a.grant.name,
+            f"{a.grant.epsilon:g}",
+            f"{a.grant.delta:g}",
+            f"{a.spent:.4g}",
+            "closed" if a.grant.closed else f"{a.left:.4g}",
+        )
+        for a in found
+    ]
+    return f"\n\n{aligned(rows)}\n" if found else ""
 
 
 def ledger_fields(ledger: Ledger) -> dict[str, Any]:
@@ -214,6 +241,8 @@ def ledger_fields(ledger: Ledger) -> dict[str, Any]:
         "remaining": ledger.remaining,
         "delta": ledger.delta,
         "head": ledger.head,
+        "closed": bool(grants.closing(ledger.entries)),
+        "grants": [asdict(a.grant) | {"spent": a.spent, "left": a.left} for a in accounts(ledger)],
     }
     return {**figures, "cap": None if cap is None else cap.epsilon, "entries": entries(ledger)}
 

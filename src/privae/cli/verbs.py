@@ -125,6 +125,7 @@ def plan(  # noqa: PLR0913  one parameter an option
     epilog=examples(
         "privae fit patients.csv --schema patients.schema.toml --epsilon 3 --rows 20000 -o patients.privae",
         "privae fit patients.csv --schema patients.schema.toml --plan plan.toml --ledger hospital.ledger",
+        "privae fit patients.csv --schema patients.schema.toml --epsilon 1 --ledger hospital.ledger --grant cardiology",
         "privae fit digits.npz --classes 10 --epsilon 1 --delta 1e-5 --rows 60000 -o digits.privae",
         "privae fit patients.csv --schema patients.schema.toml --plan plan.toml --resume",
     )
@@ -138,6 +139,7 @@ def fit(  # noqa: PLR0913  one parameter an option
     classes: given.Classes = None,
     plan: given.PlanFile = None,
     ledger: given.Charged = None,
+    grant: given.Granted = "",
     recipe: given.HowToFit = None,
     fidelity: given.Fidelity = None,
     strict: given.Strict = False,
@@ -153,11 +155,14 @@ def fit(  # noqa: PLR0913  one parameter an option
     out = Terminal(quiet, as_json)
     with out.progress(f"reading the header of {data.name}") as watch:
         from privae.cli import auditing, request
+        from privae.custody import budgets
+        from privae.log import store
         from privae.training.group import processes
 
         asked = request.Request(data, schema, epsilon, delta, rows, classes, recipe, fidelity, strict)
-        with processes(device):
-            target = request.target_of(output, data, [schema, plan, ledger, holdout])
+        with processes(device) as group:
+            target = request.target_of(output, data, [schema, plan, store.file_of(ledger), holdout])
+            shared = budgets.to_charge(ledger, grant, group)
             kept = request.checkpoint_of(target, resume=resume)
             facts, model, agreed = asked.made(plan, watch)
             watch.phase(f"reading {data.name}", 1)
@@ -165,9 +170,10 @@ def fit(  # noqa: PLR0913  one parameter an option
             checks.say_delta(out, delta if plan is None else agreed.delta)
             coins = _coins(out, audit, agreed, target, (holdout is None, resume))
             with request.resumable(kept, out.note):
-                places: dict[str, Any] = {"ledger": ledger, "checkpoint": kept, "resume": resume}
+                places: dict[str, Any] = {"ledger": shared, "checkpoint": kept, "resume": resume}
                 model.fit(x, y, schema=facts, plan=agreed, watch=watch, device=device, coins=coins, **places)
                 auditing.save(model, target, coins, watch)
+                budgets.note_release(shared, target, out.note)
         done = _audited(model, target, (x, y, held), audit, coins, watch)
     _say_fitted(out, model, target, done, ledger)
 
@@ -256,8 +262,9 @@ def _audited(
     return auditing.after_fit(model, target, data, levels.get(audit), coins, watch)
 
 
-def _say_fitted(out: Terminal, model: "VAE", target: Path, done: "Audit | None", ledger: Path | None) -> None:
+def _say_fitted(out: Terminal, model: "VAE", target: Path, done: "Audit | None", ledger: str | None) -> None:
     from privae.cli import auditing, telling
+    from privae.log import store
 
     plan = model.plan_
     fields = {"model": target, "guarantee": telling.guarantee_fields(model.guarantee), "notes": plan.notes}
@@ -266,5 +273,7 @@ def _say_fitted(out: Terminal, model: "VAE", target: Path, done: "Audit | None",
         text = f"{text}\n\n{telling.audit_line(done, auditing.audit_file(target))}"
     # privacy: findings on records stay in their file, for what is printed may be a job's log
     found = None if done is None else {"passed": done.passed, "file": auditing.audit_file(target)}
-    out.report(text, {**fields, "plan_hash": plan.hash, "ledger": ledger, "audit": found})
+    out.report(
+        text, {**fields, "plan_hash": plan.hash, "ledger": ledger and store.shown(ledger), "audit": found}
+    )
     checks.verdict(done)

@@ -78,7 +78,7 @@ class Continual:
             plan.hash,
             np.zeros((plan.bands - 1, plan.size)),
             np.zeros((0, plan.size)),
-            ledger=None if shared is None else str(shared.path),
+            ledger=None if shared is None else shared.place,
             reservation=reservation,
         )
         files.write_atomically(folder / RELEASED, lambda file: file.write(_text(plan, begun).encode()))
@@ -280,12 +280,12 @@ def _made(folder: Path) -> Iterator[None]:
 
 
 def _ledger_of(given: Ledger | str | Path | None) -> Ledger | None:
-    return given if given is None or isinstance(given, Ledger) else Ledger.load(Path(given))
+    return given if given is None or isinstance(given, Ledger) else Ledger.load(given)
 
 
 def _spent(shared: Ledger, plan: ContinualPlan) -> str:
     """Charge the stream to the data set's ledger; the hash of the entry."""
-    if shared.cap is None or shared.path is None:
+    if shared.cap is None or shared.place is None:
         raise UsageError("this ledger has no cap; open one for the data set with: privae ledger open")
     shared.spend([plan.charge_for(shared.unit, shared.cap.epsilon)])
     return shared.head

@@ -195,11 +195,18 @@ class Filter:
 
     def used(self, events: Sequence[Event], relation: Relation) -> float:
         """Share of the budget that events take: at most 1 is admitted, inf never fits."""
+        whole = self.gaussians
+        if self.composition == "gaussian":
+            return mu_squared(events, relation) / whole
+        return 2 * renyi(events, self.order, relation) / (self.order * whole) if whole > 0 else math.inf
+
+    @property
+    def gaussians(self) -> float:
+        """mu^2 of the Gaussian that takes the whole budget; others take a share of it as their mu^2; 0 if none fits."""
         delta = self.delta * (1 - ADDED_SHARE)
         if self.composition == "gaussian":
-            return mu_squared(events, relation) / gaussian_mu(self.epsilon, delta) ** 2
-        budget = epsilon_to_renyi(self.epsilon, self.order, delta)
-        return renyi(events, self.order, relation) / budget if budget > 0 else math.inf
+            return gaussian_mu(self.epsilon, delta) ** 2
+        return max(0.0, 2 * epsilon_to_renyi(self.epsilon, self.order, delta) / self.order)
 
     def so_far(self, events: Sequence[Event], relation: Relation) -> float:
         """The epsilon of the smallest such filter that admits events."""

@@ -2,65 +2,24 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from privae import files
 from privae.errors import ArtifactError, PrivacyRefused, UsageError
+from privae.log import grants, rooms, store
+from privae.log.entry import GENESIS, Entry, following, parsed, text_of
+from privae.log.grants import OPEN, Grant
+from privae.log.rooms import Room
+from privae.log.store import Store
 from privae.privacy import accountant
 from privae.privacy.accountant import Composition, Filter
 from privae.privacy.mechanism import Event, Relation
 
-_GENESIS = "0" * 64
+__all__ = ["Charge", "Entry", "Ledger"]
+
 _Terms = tuple[float, str, Relation]
-_OPEN = "open"
-_RESUMED = "resumed "  # and a token: the phase of a note that costs nothing
-_LOUDEST = 2.0**30  # factor on the noise beyond which a plan is given up
-
-
-class Entry(BaseModel):
-    """One line of a ledger. Public: numbers of the plan and hashes, nothing of the data.
-
-    `event` is an Event's fields plus `added_delta`, or the terms of a cap. `epsilon` is what everything up to
-    and including the spend that this entry belongs to costs at `delta`. `time` is a date (UTC).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    index: int
-    time: str
-    plan_hash: str
-    schema_hash: str
-    unit: str
-    relation: Relation
-    phase: str
-    event: dict[str, float | int | str]
-    epsilon: float
-    delta: float
-    attempt: int
-    code_version: str
-    previous_hash: str
-    hash: str = ""
-    signatures: tuple[str, ...] = ()
-
-    def sealed(self) -> "Entry":
-        """The same entry with the hash of everything in it but hash and signatures."""
-        return self.model_copy(update={"hash": files.digest(self._fields(exclude={"hash", "signatures"}))})
-
-    def line(self) -> bytes:
-        """Canonical JSON, one line."""
-        return files.canonical_json(self._fields(exclude=set())) + b"\n"
-
-    def _fields(self, exclude: set[str]) -> dict[str, Any]:
-        fields = self.model_dump(mode="python", exclude=exclude)
-        if math.isinf(self.epsilon):
-            fields["epsilon"] = "inf"  # JSON has no number for it
-        return fields
+_Fields = Mapping[str, float | int | str]
 
 
 @dataclass(frozen=True)
@@ -91,28 +50,32 @@ class Ledger:
     (epsilon, delta) that holds for any number of plans, each chosen after seeing what the earlier released.
 
     Guarantee of a cap: everything released under it is together (epsilon, delta)-private, if each spend comes
-    before its releases. A spend is one whole plan, and is admitted if
-      (a) nothing was spent before, and the plan alone costs at most epsilon at delta less what it adds; or
-      (b) `accountant.Filter` admits *everything* ever spent with it, and all added deltas sum to at most its
-          share of delta, 0.1 delta.
-    Proof. If the first plan satisfies (b), then everything admitted does: later spends are admitted by (b)
-    alone, whose sums include the first. The noise is then (epsilon, 0.9 delta)-private by the filter, and added
-    deltas (charged at the cap's epsilon) sum to 0.1 delta. If the first plan satisfies (a) and not (b), the
-    sums of (b) exceed their bounds from the start and only grow, so no second spend is ever admitted, and what
-    was released is the first plan alone: (epsilon, delta) by (a). No release decides which case holds.
+    before its releases. A spend is one whole plan, charged to a grant, which was set aside in advance, or to the
+    pool, which is the rest. It is admitted if
+      (a) nothing was spent before, no grant is open, and the plan alone costs at most epsilon at delta less what
+          it adds; or
+      (b) the room of the grant, or of the pool, holds it (`log.rooms.room`): what `accountant.Filter` counts for it,
+          and all that it adds to delta. A grant is made if the pool's room holds that much.
+    Proof. Rooms keep *everything* ever spent within the filter, and all added deltas within its share of delta, 0.1
+    delta (`log.rooms.room`). So if the first plan satisfies (b), the noise is (epsilon, 0.9 delta)-private by the
+    filter, and added deltas (charged at the cap's epsilon) sum to 0.1 delta. If the first plan satisfies (a) alone,
+    the pool's room is over-full from the start, so no second spend and no grant is ever admitted, and what was
+    released is the first plan alone: (epsilon, delta) by (a). No release decides which case holds.
     Plans may run at the same time: each was reserved before it began. A plan run again is a new spend (rule
     19); an interrupted run that goes on (`resume`) is not. `epsilon` and `remaining` only describe.
 
     Integrity: each entry holds the hash of the one before. An edit, a new order or a missing entry before the
     last is detected on load. Someone who computes every hash anew, or cuts off the end, is not, short of
-    comparing `head` with one noted elsewhere; a ledger in use does compare: its file may only grow.
-    Concurrency: a write holds a lock on PATH.lock, reads the file again, checks, and replaces it whole.
+    comparing `head` with one noted elsewhere; a ledger in use does compare: it may only grow.
+    Concurrency and kills: a write holds the store's lock, reads all again, checks, and adds its entries, all or none,
+    on the disk when it returns. A kill, or an error that leaves the outcome open, can only charge too much.
     """
 
-    def __init__(self, entries: Sequence[Entry], terms: _Terms, path: Path | None) -> None:
+    def __init__(self, entries: Sequence[Entry], terms: _Terms, kept: Store | None, grant: str = "") -> None:
         self.entries = tuple(entries)
         self.delta, self.unit, self.relation = terms
-        self.path = path
+        self._store, self._grant = kept, grant
+        self._reserved = ""  # hash of the last entry of what this object charged, or resumed
 
     def __repr__(self) -> str:
         return f"Ledger(entries={len(self.entries)}, delta={self.delta:g}, unit={self.unit!r})"
@@ -132,7 +95,7 @@ class Ledger:
     @classmethod
     def open(
         cls,
-        path: Path,
+        place: str | Path,
         epsilon: float,
         delta: float,
         composition: Composition = "renyi",
@@ -140,68 +103,94 @@ class Ledger:
         unit: str = "record",
         relation: Relation = "add_or_remove",
     ) -> "Ledger":
-        """Start the ledger of a data set, with a cap, in a new file.
+        """Start the ledger of a data set, with a cap, in a new place: see `log.store.at`.
 
-        Errors: UsageError for numbers that make no cap, or a file that is already there.
+        Errors: UsageError for numbers that make no cap, or a ledger that is already there.
         """
         if not 0 < epsilon < math.inf:
             raise UsageError("the cap of a ledger is a positive, finite epsilon")
-        path = path.resolve()  # a link would be replaced, and its target never charged
-        files.check_writable(path)
         cap = Filter.fixed(epsilon, delta, composition)
-        terms = {"epsilon": cap.epsilon, "composition": composition, "order": cap.order}
-        ledger = cls((), (delta, unit, relation), path)
-        with files.locked(path):
-            if path.exists():
-                raise UsageError(f"{path} exists, and a ledger is never overwritten; name another file")
-            ledger._append([Charge("", "", _OPEN, Event(1.0), attempt=0)], 0.0, terms)
-        return ledger
+        fields = {"epsilon": cap.epsilon, "composition": composition, "order": cap.order}
+        kept, terms = store.at(place), (delta, unit, relation)
+        first = cls((), terms, kept)._following([(_free(OPEN), fields)], 0.0)
+        kept.begin(text_of(first))
+        return cls(first, terms, kept)
 
     @classmethod
-    def load(cls, path: Path) -> "Ledger":
-        """The ledger in a file, verified, and bound to the file: later spends go there."""
-        read = cls.parse(_read(path))
-        return cls(read.entries, (read.delta, read.unit, read.relation), path.resolve())
+    def load(cls, place: str | Path, grant: str = "") -> "Ledger":
+        """The ledger in a place, verified, and bound to it: later spends go there, to a grant if one is named.
+
+        Errors: UsageError for a place or a grant that is not there; PrivacyRefused for a grant that was closed;
+            ArtifactError unless every hash and every entry holds.
+        """
+        kept = store.at(place)
+        read = cls.parse(kept.read())
+        if grant:
+            grants.open_one(read.grants, grant)
+        return cls(read.entries, (read.delta, read.unit, read.relation), kept, grant)
 
     @classmethod
     def parse(cls, text: str) -> "Ledger":
         """Inverse of `dumps`: a ledger in memory. ArtifactError unless every hash and every line holds."""
-        if not text.endswith("\n"):
-            raise ArtifactError("the ledger is empty or half-written; restore a copy")
-        entries = [_parsed(line) for line in text[:-1].split("\n")]
-        _check_chain(entries)
+        entries = parsed(text)
+        _check_entries(entries)
         first = entries[0]
         return cls(entries, (first.delta, first.unit, first.relation), None)
 
     def dumps(self) -> str:
         """JSON Lines, one entry a line."""
-        return b"".join(entry.line() for entry in self.entries).decode()
+        return text_of(self.entries)
+
+    @property
+    def place(self) -> str | None:
+        """What `load` finds it by, without a password; None in memory."""
+        return None if self._store is None else self._store.place
 
     @property
     def head(self) -> str:
         """Hash of the last entry: names the whole ledger."""
-        return self.entries[-1].hash if self.entries else _GENESIS
+        return self.entries[-1].hash if self.entries else GENESIS
 
     @property
     def cap(self) -> Filter | None:
         """The terms of a data set's ledger; None for a model's own."""
-        return _cap(self.entries[0]) if self.entries and self.entries[0].phase == _OPEN else None
+        return _cap(self.entries[0]) if self.entries and self.entries[0].phase == OPEN else None
 
     @property
     def events(self) -> tuple[Event, ...]:
         """Every event charged, in order."""
-        return tuple(_event(entry)[0] for entry in self.entries if entry.phase != _OPEN)
+        return tuple(_event(entry)[0] for entry in self._charges())
 
     @property
     def epsilon(self) -> float:
         """Epsilon of everything charged so far, at `delta`."""
-        plans = {(entry.plan_hash, entry.attempt) for entry in self.entries if entry.phase != _OPEN}
+        plans = {(entry.plan_hash, entry.attempt) for entry in self._charges()}
         return self._composed(self.events, self._added(), adaptive=len(plans) > 1)
 
     @property
     def remaining(self) -> float:
-        """Epsilon, at the ledger's delta, of the largest Gaussian plan that still fits; inf without a cap."""
-        return math.inf if self.cap is None else self._left(self.cap, [Event(1.0, replace_ratio=1.0)])
+        """Epsilon, at the ledger's delta, of the largest Gaussian plan that still fits; inf without a cap.
+
+        Of a ledger that was loaded with a grant, what fits there. 0 for one that was closed.
+        """
+        if self.cap is None or grants.closing(self.entries):
+            return math.inf if self.cap is None else 0.0
+        return self._left(self.cap, self.room(self._grant), [Event(1.0, replace_ratio=1.0)])
+
+    @property
+    def grants(self) -> dict[str, Grant]:
+        """Every grant that was made of the cap, by name."""
+        return grants.read(self.entries) if self.cap is not None else {}
+
+    def room(self, grant: str = "") -> Room:
+        """What may still be charged to a grant, or to the pool. Errors: UsageError for a ledger without a cap."""
+        cap, taken = self.cap, {}
+        if cap is None:
+            raise UsageError("this ledger has no cap; open one for the data set with: privae ledger open")
+        for name in {grants.under(entry) for entry in self._charges()}:
+            events = [_event(entry)[0] for entry in self._charges(name)]
+            taken[name] = cap.used(events, self.relation), self._added(name)
+        return rooms.room(grant, self.grants, taken, accountant.ADDED_SHARE * cap.delta)
 
     def check(self, events: Sequence[Event], added_delta: float = 0.0) -> None:
         """Raise PrivacyRefused if a plan of these events would not be admitted; write nothing."""
@@ -213,17 +202,37 @@ class Ledger:
 
         Under a cap the charges are one whole plan; charged a second time, they are its next attempt.
         fine=False: the epsilon noted is found ten times sooner, on a coarser lattice.
-        Errors: PrivacyRefused past the cap or for another unit; ArtifactError if the file was changed;
-            UsageError for charges of several plans under a cap.
+        Errors: PrivacyRefused past the cap or the grant, or where it was closed, or for another unit; ArtifactError if
+            the ledger was changed; UsageError for charges of several plans under a cap; ResourceError if not written.
         """
-        with self._writing():
+        with self._writing() as made:
             self._check_terms(charges)
             events, added = [c.event for c in charges], math.fsum(c.added_delta for c in charges)
             self._admit(events, added)
             adaptive = self.cap is not None and bool(self.events)
             every = [*self.events, *events]
             epsilon = self._composed(every, self._added() + added, adaptive=adaptive, fine=fine)
-            self._append([self._numbered(charge) for charge in charges], epsilon)
+            made += self._following([(self._numbered(c), _said(c, self._grant)) for c in charges], epsilon)
+        self._reserved = self.head
+
+    def note(self, make: Callable[[], tuple[str, _Fields]]) -> None:
+        """Write an entry that releases nothing: the phase and the fields that `make` finds in the ledger as it is now.
+
+        Errors: those of `make`; PrivacyRefused for a ledger that was closed, UsageError for one without a cap.
+        """
+        with self._writing() as made:
+            self.room()
+            grants.check_open(self.entries)
+            phase, fields = make()
+            made += self._following([(_free(phase), fields)], self.entries[-1].epsilon)
+
+    def released(self, sha256: str) -> None:
+        """Note, at no cost, the file that the run became which this object charged or resumed."""
+        with self._writing() as made:
+            spent, _ = self._run(self._reserved)
+            free = _free(grants.released(spent.hash), spent)
+            fields = {"reservation": spent.hash, "sha256": sha256}
+            made += self._following([(free, fields)], self.entries[-1].epsilon)
 
     def charged(self, phase: str) -> int:
         """Steps of a phase that were charged so far."""
@@ -239,59 +248,68 @@ class Ledger:
 
         Guarantee: of a checkpoint's copies, which all know one token, only one goes on; PrivacyRefused else.
         """
-        with self._writing():
+        with self._writing() as made:
             spent, holder = self._run(reservation)
             if holder != known:
                 raise PrivacyRefused("the fit was resumed before, from this checkpoint or a copy; fit again")
-            phase = f"{_RESUMED}{reservation[:16]} {token}"
-            free = Charge(spent.plan_hash, spent.schema_hash, phase, Event(1.0, steps=0), spent.attempt)
-            self._append([free], self.epsilon)
+            free = _free(grants.resumed(reservation) + token, spent)
+            made += self._following([(free, _said(free))], self.entries[-1].epsilon)
+        self._reserved = reservation
 
     def _run(self, reservation: str) -> tuple[Entry, str]:
         spent = next((entry for entry in self.entries if entry.hash == reservation), None)
         if spent is None:
             raise PrivacyRefused("this fit was charged to another ledger; name that one")
-        mine = f"{_RESUMED}{reservation[:16]} "
+        mine = grants.resumed(reservation)
         tokens = [e.phase.removeprefix(mine) for e in self.entries if e.phase.startswith(mine)]
         return spent, tokens[-1] if tokens else ""
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        with contextlib.nullcontext() if self.path is None else files.locked(self.path):
-            self._refresh()
-            yield
+    def _writing(self) -> Iterator[list[Entry]]:
+        """Hold the lock, read again, and keep the entries that the block makes, once they are on the disk."""
+        made: list[Entry] = []
+        if self._store is None:
+            yield made
+        else:
+            with self._store.writing() as page:
+                self._take(page.read())
+                yield made
+                page.append(text_of(made))
+        self.entries = (*self.entries, *made)
+
+    def _charges(self, under: str | None = None) -> list[Entry]:
+        """The entries that stand for events: all of them, or those of a grant, or with "" of the pool."""
+        found = [entry for entry in self.entries if self.cap is None or not grants.is_note(entry.phase)]
+        return [entry for entry in found if under is None or grants.under(entry) == under]
 
     def _admit(self, events: Sequence[Event], added: float) -> None:
         cap = self.cap
-        if cap is None or not events or self._fits(cap, events, added):
+        if cap is None or not events:
             return
-        if self._added() + added > (accountant.ADDED_SHARE if self.events else 1) * cap.delta:
+        grants.check_open(self.entries)
+        if self._grant:
+            grants.open_one(self.grants, self._grant)
+        room = self.room(self._grant)
+        if room.holds(cap.used(events, self.relation), added):
+            return
+        alone = self._composed(events, added, adaptive=False)
+        if room.alone and alone <= cap.epsilon:
+            return
+        if room.added + added > (cap.delta if room.alone else room.most):
             raise PrivacyRefused("this run adds more to delta than is left; plan with a smaller delta")
-        left = f"{math.floor(self._left(cap, events) * 1000) / 1000:g}"
-        need = f"this run needs epsilon {self._composed(events, added, adaptive=False):.4g}"
+        of = f"grant '{self._grant}'" if self._grant else f"{cap.epsilon:g}"
+        left = f"{rooms.floor(self._left(cap, room, events)):g}"
         advice = f"Plan with --epsilon {left}." if float(left) else "Nothing more may be released."
-        raise PrivacyRefused(f"{need}; {left} of {cap.epsilon:g} is left. {advice}")
+        raise PrivacyRefused(f"this run needs epsilon {alone:.4g}; {left} of {of} is left. {advice}")
 
-    def _fits(self, cap: Filter, events: Sequence[Event], added: float) -> bool:
-        if not self.events and self._composed(events, added, adaptive=False) <= cap.epsilon:
-            return True
-        within = self._added() + added <= accountant.ADDED_SHARE * cap.delta
-        return within and cap.used([*self.events, *events], self.relation) <= 1
-
-    def _left(self, cap: Filter, events: Sequence[Event]) -> float:
+    def _left(self, cap: Filter, room: Room, events: Sequence[Event]) -> float:
         """Epsilon of a plan like `events` with just so much noise that it is admitted."""
-        if not self.events:
+        if room.alone:
             return cap.epsilon
-        low, high = 0.0, 1.0
-        while not cap.used([*self.events, *_louder(events, high)], self.relation) <= 1:
-            low, high = high, high * 2
-            if high > _LOUDEST:
-                return 0.0
-        while high > low * 1.0001 and high > 1 / _LOUDEST:
-            middle = (low + high) / 2
-            fits = cap.used([*self.events, *_louder(events, middle)], self.relation) <= 1
-            low, high = (low, middle) if fits else (middle, high)
-        return min(cap.epsilon, accountant.epsilon(_louder(events, high), cap.delta, self.relation))
+        factor = rooms.smallest(lambda f: room.holds(cap.used(_louder(events, f), self.relation), 0.0))
+        if math.isinf(factor):
+            return 0.0
+        return min(cap.epsilon, accountant.epsilon(_louder(events, factor), cap.delta, self.relation))
 
     def _composed(self, events: Sequence[Event], added: float, *, adaptive: bool, fine: bool = True) -> float:
         cap = self.cap
@@ -300,14 +318,14 @@ class Ledger:
         left = self.delta - added
         return accountant.epsilon(events, left, self.relation, fine=fine) if left > 0 else math.inf
 
-    def _added(self) -> float:
-        return math.fsum(_event(entry)[1] for entry in self.entries if entry.phase != _OPEN)
+    def _added(self, under: str | None = None) -> float:
+        return math.fsum(_event(entry)[1] for entry in self._charges(under))
 
     def _check_terms(self, charges: Sequence[Charge]) -> None:
         if any(charge.unit != self.unit for charge in charges):
             raise PrivacyRefused(f"this ledger protects each {self.unit}; plan with unit = {self.unit!r}")
-        if any(charge.phase == _OPEN or charge.phase.startswith(_RESUMED) for charge in charges):
-            raise UsageError("a phase may not be named 'open' or 'resumed ...'; name it after its release")
+        if any(grants.is_reserved(charge.phase) for charge in charges):
+            raise UsageError("a phase may not be named as a note is ('open'); name it after its release")
         if self.cap is not None and len({(c.plan_hash, c.attempt) for c in charges}) > 1:
             raise UsageError("a capped ledger is charged one whole plan at a time; spend them one by one")
 
@@ -318,35 +336,36 @@ class Ledger:
         earlier = [entry.attempt for entry in self.entries if entry.plan_hash == charge.plan_hash]
         return replace(charge, attempt=max([charge.attempt, *(attempt + 1 for attempt in earlier)]))
 
-    def _append(self, charges: Sequence[Charge], epsilon: float, terms: dict[str, Any] | None = None) -> None:
-        entries = list(self.entries)
-        for charge in charges:
-            entry = Entry(
-                index=len(entries),
-                # privacy: a finer clock would tell how long a phase took, hence how many records there are.
-                time=datetime.now(UTC).date().isoformat(),
-                plan_hash=charge.plan_hash,
-                schema_hash=charge.schema_hash,
-                unit=self.unit,
-                relation=self.relation,
-                phase=charge.phase,
-                event=terms or {**charge.event.to_dict(), "added_delta": charge.added_delta},
-                epsilon=epsilon,
-                delta=self.delta,
-                attempt=charge.attempt,
-                code_version=files.code_version(),
-                previous_hash=entries[-1].hash if entries else _GENESIS,
-            )
-            entries.append(entry.sealed())
-        if self.path is not None:
-            files.write_shared(self.path, b"".join(entry.line() for entry in entries))
-        self.entries = tuple(entries)
+    def _following(self, written: Sequence[tuple[Charge, _Fields]], epsilon: float) -> list[Entry]:
+        """New entries after the last one: charges, or notes in their form, each with the fields of its event."""
+        made = list(self.entries[-1:])
+        terms = {"delta": self.delta, "unit": self.unit, "relation": self.relation, "epsilon": epsilon}
+        for charge, fields in written:
+            own = {name: getattr(charge, name) for name in ("plan_hash", "schema_hash", "phase", "attempt")}
+            made.append(following(made[-1] if made else None, event=dict(fields), **own, **terms))
+        return made[len(made) - len(written) :]
 
     def _refresh(self) -> None:
-        current = self.entries if self.path is None else Ledger.parse(_read(self.path)).entries
+        if self._store is not None:
+            self._take(self._store.read())
+
+    def _take(self, text: str) -> None:
+        """Go on from what the store holds now, if that is what was known and more."""
+        current = Ledger.parse(text).entries
         if current[: len(self.entries)] != self.entries:
-            raise ArtifactError(f"{self.path} lost entries since it was read; restore a copy")
+            raise ArtifactError(f"{self.place} lost entries since it was read; restore a copy")
         self.entries = current
+
+
+def _said(charge: Charge, grant: str = "") -> _Fields:
+    named = {"grant": grant} if grant else {}
+    return {**charge.event.to_dict(), "added_delta": charge.added_delta, **named}
+
+
+def _free(phase: str, spent: Entry | None = None) -> Charge:
+    """A note in the form of a charge: of a spend, or of the ledger."""
+    whose = ("", "", 0) if spent is None else (spent.plan_hash, spent.schema_hash, spent.attempt)
+    return Charge(*whose[:2], phase, Event(1.0, steps=0), whose[2])
 
 
 def _louder(events: Sequence[Event], factor: float) -> list[Event]:
@@ -361,39 +380,20 @@ def _cap(entry: Entry) -> Filter:
     return Filter(float(terms["epsilon"]), entry.delta, composition, float(terms["order"]))
 
 
-def _event(entry: Entry) -> tuple[Event, float]:
-    fields = dict(entry.event)
+def _event(entry: Entry, *, capped: bool = True) -> tuple[Event, float]:
+    fields = {name: value for name, value in entry.event.items() if name != "grant" or not capped}
     added = fields.pop("added_delta", None)
     if not isinstance(added, float | int) or not 0 <= added < 1:
         raise ArtifactError("an event of the ledger has no added delta; restore a copy")
     return Event.from_dict(fields), float(added)
 
 
-def _parsed(line: str) -> Entry:
-    try:
-        entry = Entry.model_validate_json(line)
-    except ValidationError:
-        raise ArtifactError("a line of the ledger does not read; restore a copy") from None
-    if entry.sealed().hash != entry.hash or entry.line().decode() != line + "\n":
-        raise ArtifactError("an entry of the ledger was changed after it was written; restore a copy")
-    return entry
-
-
-def _check_chain(entries: Sequence[Entry]) -> None:
-    first, previous = entries[0], _GENESIS
-    for index, entry in enumerate(entries):
-        if entry.index != index or entry.previous_hash != previous:
-            raise ArtifactError("an entry of the ledger is missing or out of order; restore a copy")
-        if (entry.delta, entry.unit, entry.relation) != (first.delta, first.unit, first.relation):
-            raise ArtifactError("the ledger changes its terms halfway; restore a copy")
-        _cap(entry) if index == 0 and entry.phase == _OPEN else _event(entry)
-        previous = entry.hash
-
-
-def _read(path: Path) -> str:
-    try:
-        return files.content(path).decode()
-    except UnicodeDecodeError:
-        raise ArtifactError(f"{path} is not a ledger, or it is damaged; restore a copy") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {(error.strerror or 'unknown').lower()}") from None
+def _check_entries(entries: Sequence[Entry]) -> None:
+    """Raise ArtifactError unless every entry says something; notes stand under a cap only."""
+    capped = entries[0].phase == OPEN
+    if capped:
+        _cap(entries[0])
+        grants.read(entries)
+    for entry in entries:
+        if not capped or not grants.is_note(entry.phase):
+            _event(entry, capped=capped)

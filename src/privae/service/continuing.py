@@ -69,7 +69,7 @@ Named = Annotated[
         "--day", text="The public name of the step. Default: the name of the file, without its ending."
     ),
 ]
-Moved = Annotated[Path | None, given.option("--ledger", text="Where the data set's ledger is, if it moved.")]
+Moved = Annotated[str | None, given.option("--ledger", text="Where the data set's ledger is, if it moved.")]
 Last = Annotated[int, given.option("--last", text="How many steps a mean is over. Default: 7.")]
 Plot = Annotated[Path | None, given.option("--plot", text="Draw the means with their error, as a PNG.")]
 
@@ -96,6 +96,7 @@ def open_stream(  # noqa: PLR0913  one parameter an option
     who: Who = None,
     when: When = None,
     ledger: given.Charged = None,
+    grant: given.Granted = "",
     quiet: given.Quiet = False,
     as_json: given.AsJson = False,
 ) -> None:
@@ -120,11 +121,15 @@ def open_stream(  # noqa: PLR0913  one parameter an option
     }
     with out.progress("choosing the noise"):
         from privae.continual.release import Continual
+        from privae.custody import budgets
+        from privae.log import store
+        from privae.training.group import ALONE
 
+        shared = budgets.to_charge(ledger, grant, ALONE)
         made = _planned(plan, bounds, {name: value for name, value in options.items() if value is not None})
-        opened = Continual.open(folder, made, ledger)
+        opened = Continual.open(folder, made, shared)
     text, fields = _opened(folder, made)
-    out.report(text, fields | {"folder": opened.folder, "ledger": ledger})
+    out.report(text, fields | {"folder": opened.folder, "ledger": ledger and store.shown(ledger)})
 
 
 @streams.command("add", epilog=examples("privae stream add fleet 2026-03-01.csv --unit home"))

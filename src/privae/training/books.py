@@ -80,7 +80,7 @@ class Books:
         places, path = self.places, self.places.checkpoint
         if places.ledger is not None:
             found = places.ledger
-            self._shared = found if isinstance(found, Ledger) else Ledger.load(Path(found))
+            self._shared = found if isinstance(found, Ledger) else Ledger.load(found)
         if path is None:
             if places.resume:
                 raise UsageError("name the checkpoint to resume from: checkpoint=PATH")
