@@ -99,7 +99,9 @@ def made(count):
 def test_roots_are_the_published_ones_at_every_size() -> None:
     whole = Tree(LEAVES)
     for size, root in enumerate(ROOTS):
-        assert tree.root_of(LEAVES[:size]).hex() == whole.root(size).hex() == naive(LEAVES[:size]).hex() == root
+        assert (
+            tree.root_of(LEAVES[:size]).hex() == whole.root(size).hex() == naive(LEAVES[:size]).hex() == root
+        )
 
 
 def test_proofs_are_the_published_ones() -> None:
@@ -152,7 +154,7 @@ def test_no_other_proof_holds(data) -> None:
     assert not tree.verify_inclusion(leaves[m], (m, n), path, flipped)
     assert not tree.verify_inclusion(b"other", (m, n), path, root)
     assert not any(tree.verify_inclusion(leaves[m], (k, n), path, root) for k in range(-1, n + 2) if k != m)
-    # the size is signed beside the root, so a proof under another size is of another head: it may not be longer or shorter
+    # sizes of one shape share proofs of their first leaves: that is why heads sign the size beside the root
     depth = len(path)
     for size in range(n + 40):
         if size > m and len(Tree(made(size)).inclusion(m)) != depth:
@@ -178,7 +180,7 @@ def test_what_is_not_there_is_no_proof() -> None:
         lambda: whole.consistency(0),
         lambda: whole.consistency(4, 3),
     ):
-        with pytest.raises(ValueError, match="leaf|leaves"):
+        with pytest.raises(ValueError, match=r"leaf|leaves"):
             ask()
     root = whole.root()
     assert not tree.verify_consistency((0, 5), [], (tree.EMPTY, root))

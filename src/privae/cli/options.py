@@ -106,7 +106,6 @@ Planned = Annotated[
 ]
 Table = Annotated[Path, argument("TABLE", "A table (.csv or .parquet).")]
 Model = Annotated[Path, argument("MODEL", "A model file (.privae).")]
-StudyLedger = Annotated[Path, argument("FOLDER", "The folder ledger/ among a study's results.")]
 LedgerFile = Annotated[Path, argument("LEDGER", "The ledger of a data set.")]
 Which = Annotated[
     Example, argument("[adult|digits]", "Which packaged data: people (the default), or digits.")

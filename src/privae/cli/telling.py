@@ -11,6 +11,7 @@ from privae.cli.terminal import aligned
 from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.federated.chain import Verified
+from privae.log.tree import root_of
 from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee, rounded_up
 from privae.privacy.ledger import Ledger
@@ -203,7 +204,8 @@ def ledger_text(ledger: Ledger) -> str:
     spent = f"spent: epsilon {ledger.epsilon:.4g} at delta {ledger.delta:g}"
     if ledger.cap is not None:
         spent += f", of {ledger.cap.epsilon:g}\nremaining: epsilon {ledger.remaining:.4g}, for one more plan"
-    return f"{aligned(rows)}\n\n{spent}\nhead: {ledger.head}"
+    size = f"{len(ledger.entries)} entries, Merkle root {_root(ledger)}"
+    return f"{aligned(rows)}\n\n{spent}\nhead: {ledger.head}\n{size}"
 
 
 def ledger_fields(ledger: Ledger) -> dict[str, Any]:
@@ -214,8 +216,14 @@ def ledger_fields(ledger: Ledger) -> dict[str, Any]:
         "remaining": ledger.remaining,
         "delta": ledger.delta,
         "head": ledger.head,
+        "size": len(ledger.entries),
+        "root": _root(ledger),
     }
     return {**figures, "cap": None if cap is None else cap.epsilon, "entries": entries(ledger)}
+
+
+def _root(ledger: Ledger) -> str:
+    return root_of(entry.line() for entry in ledger.entries).hex()
 
 
 def entries(ledger: Ledger) -> list[dict[str, Any]]:

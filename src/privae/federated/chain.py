@@ -33,6 +33,7 @@ GENESIS = "0" * 64
 ROUNDS, BOOK, SIGNATURES = "rounds.jsonl", "ledger.jsonl", "signatures.json"
 _CLOSE = 1e-6  # relative; processors differ in the last bits of epsilon
 _DIGITS = 2e-4  # absolute, for figures that are rounded
+_UNREAD = "the signatures do not read; restore a copy"
 
 
 def result_of(plan: Plan) -> str:
@@ -265,6 +266,8 @@ class Verified:
     steps: tuple[Step, ...]
     signed: Mapping[str, Sequence[str]]
     ended: tuple[str, ...]
+    model: str
+    marks: Mapping[str, Any] = field(repr=False)
 
     def lines(self) -> Iterator[str]:
         """In words, one line a fact."""
@@ -282,8 +285,8 @@ class Verified:
 def verify(folder: Path) -> Verified:
     """Check everything that a study's ledger folder shows; a function of its files alone.
 
-    Guarantee: every entry and step is in its place, the charges are those of the plan that the study names, and
-    each counted signature is a site's own. Errors: UsageError for a folder that is none; ArtifactError.
+    Guarantee: as `examined`, and what the study ended with, where it lies beside the folder, is what was signed.
+    Errors: UsageError for a folder that is none; ArtifactError.
     """
     texts = {}
     for name in ("study.toml", "plan.toml", BOOK, ROUNDS, SIGNATURES):
@@ -291,25 +294,41 @@ def verify(folder: Path) -> Verified:
             texts[name] = (folder / name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             raise UsageError(f"{folder} is no ledger of a study: {name} cannot be read") from None
-    study, plan = Study.loads(texts["study.toml"]), Plan.loads(texts["plan.toml"])
-    if plan.hash != study.plan:
-        raise ArtifactError("the plan in the folder is not the one that the study names")
-    ledger, steps = Ledger.parse(texts[BOOK]), parse_steps(texts[ROUNDS])
-    _check_charges(plan, ledger, texts[BOOK])
-    _check_steps(study, plan, steps)
     try:
         marks = json.loads(texts[SIGNATURES])
+    except (ValueError, RecursionError):
+        raise ArtifactError(_UNREAD) from None
+    study, plan = Study.loads(texts["study.toml"]), Plan.loads(texts["plan.toml"])
+    found = examined(study, plan, (texts[BOOK], texts[ROUNDS]), marks)
+    of = (study, plan, (found.steps, found.ledger))
+    _check_beside(folder.parent / result_of(plan), found.model, of)
+    return found
+
+
+def examined(study: Study, plan: Plan, texts: tuple[str, str], marks: Any) -> Verified:  # noqa: ANN401  any JSON
+    """Check what a study left: its ledger and its rounds, line by line, and the signatures on them.
+
+    Guarantee: every entry and step is in its place, the charges are those of the plan that the study names, and
+    each counted signature is a site's own. Errors: ArtifactError.
+    """
+    if plan.hash != study.plan:
+        raise ArtifactError("the plan in the folder is not the one that the study names")
+    ledger, steps = Ledger.parse(texts[0]), parse_steps(texts[1])
+    _check_charges(plan, ledger, texts[0])
+    _check_steps(study, plan, steps)
+    try:
         model, ends_of = str(marks["model"]), dict(marks["ended"])
         books = {str(head): dict(names) for head, names in marks["charged"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ArtifactError("the signatures do not read; restore a copy") from None
+        raise ArtifactError(_UNREAD) from None
+    if set(books) - {entry.hash for entry in ledger.entries} or len(marks) != 3:
+        raise ArtifactError("something was signed that is not in the ledger; restore a copy")
     signed = {
         entry.hash: _signers(study, charged(study, entry.hash), books.get(entry.hash, {}))
         for entry in ledger.entries
     }
     over = _signers(study, ended(study, head_of(steps), ledger.head, model), ends_of)
-    _check_beside(folder.parent / result_of(plan), model, (study, plan, (steps, ledger)))
-    return Verified(study, plan, ledger, tuple(steps), signed, tuple(over))
+    return Verified(study, plan, ledger, tuple(steps), signed, tuple(over), model, marks)
 
 
 def _check_beside(path: Path, signed: str, of: tuple[Study, Plan, tuple[Sequence[Step], Ledger]]) -> None:
