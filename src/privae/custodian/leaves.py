@@ -208,8 +208,8 @@ def checked(log: Log, heads: Sequence[SignedHead] = (), known: Verified | None =
                 raise ArtifactError(
                     f"a head is signed by {keys.fingerprint(key)}, which is no site of the study"
                 )
-    count = len(found.ledger.entries)
-    return Checked(log, found.ledger, (count, count), found, roster)
+    count = found.composed, len(found.ledger.entries)
+    return Checked(log, found.ledger, count, found, roster)
 
 
 def recomputed(ledger: Ledger) -> tuple[int, int]:
@@ -272,8 +272,12 @@ def _study_of(log: Log) -> Verified:
         ).decode()
     except (ValueError, ValidationError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise ArtifactError("an entry of the study's log does not read; restore a copy") from None
-    found = examined(study, plan, (books, told), {**log.marks, "model": model})
-    if log.leaves != tuple(leaves_of(study, plan, found.ledger.entries, found.steps, model)):
+    try:
+        found = examined(study, plan, (books, told), {**log.marks, "model": model})
+        again = tuple(leaves_of(study, plan, found.ledger.entries, found.steps, model))
+    except UsageError as error:  # of a study or plan that nobody wrote so
+        raise ArtifactError(f"the study's log does not hold: {error}") from None
+    if log.leaves != again:
         raise ArtifactError(_ORDER)
     if found.ended and not model:
         raise ArtifactError("the end of the study was signed, and is not there; restore a copy")
