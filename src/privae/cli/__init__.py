@@ -27,6 +27,7 @@ _VERBS = (
     "privae.service.serving",
     "privae.custodian.sealing",
     "privae.custodian.budgets",
+    "privae.custodian.ledgers",
 )
 
 app = typer.Typer(

@@ -280,20 +280,6 @@ def show_ledger(place: given.LedgerPlace, quiet: given.Quiet = False, as_json: g
     out.answer(telling.ledger_text(read), telling.ledger_fields(read))
 
 
-@ledgers.command("verify", epilog=examples("privae ledger verify results/ledger"))
-def verify_ledger(
-    folder: given.StudyLedger, quiet: given.Quiet = False, as_json: given.AsJson = False
-) -> None:
-    """Check the ledger of a study of several sites: charges, rounds, hashes and every site's signatures."""
-    out = Terminal(quiet, as_json)
-    with out.progress(f"reading {folder.name}"):
-        from privae.cli import telling
-        from privae.federated.chain import verify
-
-        found = verify(folder)
-    out.answer("\n".join(found.lines()), telling.verified_fields(found))
-
-
 def say_delta(out: Terminal, delta: float | None) -> None:
     """Say which delta is used where none was given."""
     if delta is None:

@@ -106,7 +106,6 @@ Planned = Annotated[
 ]
 Table = Annotated[Path, argument("TABLE", "A table (.csv or .parquet).")]
 Model = Annotated[Path, argument("MODEL", "A model file (.privae).")]
-StudyLedger = Annotated[Path, argument("FOLDER", "The folder ledger/ among a study's results.")]
 LedgerPlace = Annotated[
     str,
     argument("LEDGER", "The ledger of a data set: a file, or postgresql://USER@HOST/DATABASE?ledger=NAME."),

@@ -14,6 +14,7 @@ from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
 from privae.federated.chain import Verified
 from privae.log import grants
+from privae.log.tree import root_of
 from privae.plan import Plan
 from privae.privacy.guarantee import Guarantee, rounded_up
 from privae.privacy.ledger import Entry, Ledger
@@ -209,7 +210,8 @@ def ledger_text(ledger: Ledger) -> str:
         spent += f", of {ledger.cap.epsilon:g}\nremaining: epsilon {ledger.remaining:.4g}, {of}"
         spent += "\nclosed: nothing may be charged any more" if grants.closing(ledger.entries) else ""
         spent += _grants_text(accounts(ledger))
-    return f"{aligned(rows)}\n\n{spent}\nhead: {ledger.head}"
+    size = f"{len(ledger.entries)} entries, Merkle root {_root(ledger)}"
+    return f"{aligned(rows)}\n\n{spent}\nhead: {ledger.head}\n{size}"
 
 
 def _phase(entry: Entry) -> str:
@@ -243,8 +245,14 @@ def ledger_fields(ledger: Ledger) -> dict[str, Any]:
         "head": ledger.head,
         "closed": bool(grants.closing(ledger.entries)),
         "grants": [asdict(a.grant) | {"spent": a.spent, "left": a.left} for a in accounts(ledger)],
+        "size": len(ledger.entries),
+        "root": _root(ledger),
     }
     return {**figures, "cap": None if cap is None else cap.epsilon, "entries": entries(ledger)}
+
+
+def _root(ledger: Ledger) -> str:
+    return root_of(entry.line() for entry in ledger.entries).hex()
 
 
 def entries(ledger: Ledger) -> list[dict[str, Any]]:

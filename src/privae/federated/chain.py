@@ -7,6 +7,7 @@ follows from the steps before. So two places that sign the same end of the chain
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from privae.federated.fit import Agreed, Ask, Sum, Texts, Wire
 from privae.federated.messages import tensors_of, tensors_to_bytes
 from privae.federated.study import Study
 from privae.plan import Plan
+from privae.privacy import accountant
 from privae.privacy.guarantee import Guarantee
 from privae.privacy.ledger import Ledger
 from privae.privacy.mechanism import Event
@@ -32,7 +34,10 @@ from privae.training.books import charges_of, ends, follows, next_charge
 GENESIS = "0" * 64
 ROUNDS, BOOK, SIGNATURES = "rounds.jsonl", "ledger.jsonl", "signatures.json"
 _CLOSE = 1e-6  # relative; processors differ in the last bits of epsilon
+_COARSE = 1.05  # epsilon within a phase is noted on a coarser lattice, which is above the finer one
 _DIGITS = 2e-4  # absolute, for figures that are rounded
+_COMPOSED = 32  # charges whose epsilon is composed anew when a study is verified, beside the ends of phases
+_UNREAD = "the signatures do not read; restore a copy"
 
 
 def result_of(plan: Plan) -> str:
@@ -257,7 +262,10 @@ def ended(study: Study, steps: str, ledger: str, model: str) -> bytes:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a folder of a study proves: who signed what."""
+    """What a study left, and what that proves: who signed what.
+
+    composed: of how many charges epsilon was composed anew. model: SHA-256 of what it ended with; marks: signatures.
+    """
 
     study: Study
     plan: Plan
@@ -265,6 +273,9 @@ class Verified:
     steps: tuple[Step, ...]
     signed: Mapping[str, Sequence[str]]
     ended: tuple[str, ...]
+    composed: int
+    model: str
+    marks: Mapping[str, Any] = field(repr=False)
 
     def lines(self) -> Iterator[str]:
         """In words, one line a fact."""
@@ -282,8 +293,8 @@ class Verified:
 def verify(folder: Path) -> Verified:
     """Check everything that a study's ledger folder shows; a function of its files alone.
 
-    Guarantee: every entry and step is in its place, the charges are those of the plan that the study names, and
-    each counted signature is a site's own. Errors: UsageError for a folder that is none; ArtifactError.
+    Guarantee: as `examined`, and what the study ended with, where it lies beside the folder, is what was signed.
+    Errors: UsageError for a folder that is none; ArtifactError.
     """
     texts = {}
     for name in ("study.toml", "plan.toml", BOOK, ROUNDS, SIGNATURES):
@@ -291,25 +302,41 @@ def verify(folder: Path) -> Verified:
             texts[name] = files.text(folder / name)
         except (OSError, UnicodeDecodeError):
             raise UsageError(f"{folder} is no ledger of a study: {name} cannot be read") from None
-    study, plan = Study.loads(texts["study.toml"]), Plan.loads(texts["plan.toml"])
-    if plan.hash != study.plan:
-        raise ArtifactError("the plan in the folder is not the one that the study names")
-    ledger, steps = Ledger.parse(texts[BOOK]), parse_steps(texts[ROUNDS])
-    _check_charges(plan, ledger, texts[BOOK])
-    _check_steps(study, plan, steps)
     try:
         marks = json.loads(texts[SIGNATURES])
+    except (ValueError, RecursionError):
+        raise ArtifactError(_UNREAD) from None
+    study, plan = Study.loads(texts["study.toml"]), Plan.loads(texts["plan.toml"])
+    found = examined(study, plan, (texts[BOOK], texts[ROUNDS]), marks)
+    of = (study, plan, (found.steps, found.ledger))
+    _check_beside(folder.parent / result_of(plan), found.model, of)
+    return found
+
+
+def examined(study: Study, plan: Plan, texts: tuple[str, str], marks: Any) -> Verified:  # noqa: ANN401  any JSON
+    """Check what a study left: its ledger and its rounds, line by line, and the signatures on them.
+
+    Guarantee: every entry and step is in its place, the charges are those of the plan that the study names, and
+    each counted signature is a site's own. Errors: ArtifactError.
+    """
+    if plan.hash != study.plan:
+        raise ArtifactError("the plan in the folder is not the one that the study names")
+    ledger, steps = Ledger.parse(texts[0]), parse_steps(texts[1])
+    composed = _check_charges(plan, ledger)
+    _check_steps(study, plan, steps)
+    try:
         model, ends_of = str(marks["model"]), dict(marks["ended"])
         books = {str(head): dict(names) for head, names in marks["charged"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ArtifactError("the signatures do not read; restore a copy") from None
+        raise ArtifactError(_UNREAD) from None
+    if set(books) - {entry.hash for entry in ledger.entries} or len(marks) != 3:
+        raise ArtifactError("something was signed that is not in the ledger; restore a copy")
     signed = {
         entry.hash: _signers(study, charged(study, entry.hash), books.get(entry.hash, {}))
         for entry in ledger.entries
     }
     over = _signers(study, ended(study, head_of(steps), ledger.head, model), ends_of)
-    _check_beside(folder.parent / result_of(plan), model, (study, plan, (steps, ledger)))
-    return Verified(study, plan, ledger, tuple(steps), signed, tuple(over))
+    return Verified(study, plan, ledger, tuple(steps), signed, tuple(over), composed, model, marks)
 
 
 def _check_beside(path: Path, signed: str, of: tuple[Study, Plan, tuple[Sequence[Step], Ledger]]) -> None:
@@ -323,17 +350,32 @@ def _check_beside(path: Path, signed: str, of: tuple[Study, Plan, tuple[Sequence
         check_evaluation(*of, content)
 
 
-def _check_charges(plan: Plan, ledger: Ledger, text: str) -> None:
-    """Recompute every charge, its epsilon and its delta. Errors: ArtifactError."""
+def _check_charges(plan: Plan, ledger: Ledger) -> int:
+    """Hold every charge against the plan; of how many epsilon was composed anew. Errors: ArtifactError.
+
+    Epsilon falls from charge to charge by no more than a coarser lattice adds, so those in between are held by those that
+    are composed: all of up to _COMPOSED, else the ends of phases and every so many.
+    """
     if (ledger.delta, ledger.unit) != (plan.delta, plan.unit):
         raise ArtifactError("the ledger is at another delta, or of another unit, than the plan")
-    try:
-        made = Account(plan, Ledger.fresh(plan.delta, plan.unit))
-        for phase, event in charges_of(ledger):
-            made.charge(phase, event)
-        made.adopt(text)
-    except (PrivacyRefused, ProtocolError):
-        raise ArtifactError("the ledger does not follow from the plan") from None
+    charges, done = charges_of(ledger), Counter[str]()
+    every, composed, before = -(-len(charges) // _COMPOSED), 0, 0.0
+    right = ledger.relation == "add_or_remove" and follows(charges, plan)
+    for k, (entry, (phase, event)) in enumerate(zip(ledger.entries, charges, strict=True)):
+        done[phase] += event.steps
+        planned, added = plan.phase(phase), plan.delta_threshold + plan.delta_sampler
+        due = {**event.to_dict(), "added_delta": 0.0 if k else added}
+        named = (entry.plan_hash, entry.schema_hash, entry.attempt, entry.event)
+        right = right and named == (plan.hash, plan.schema_hash, 1, due) and entry.epsilon >= before / _COARSE
+        whole, before = planned is not None and done[phase] == planned.steps, entry.epsilon
+        if right and (whole or k % every == 0 or k == len(charges) - 1):
+            events = [charged for _, charged in charges[: k + 1]]
+            told = accountant.epsilon(events, plan.delta - added, fine=whole)
+            right = entry.epsilon == told or abs(entry.epsilon - told) <= _CLOSE * told
+            composed += 1
+        if not right:
+            raise ArtifactError(f"entry {entry.index} of the ledger does not follow from the plan")
+    return composed
 
 
 def _check_steps(study: Study, plan: Plan, steps: Sequence[Step]) -> None:
