@@ -2,11 +2,7 @@
 
 import base64
 import binascii
-import errno
 import hashlib
-import os
-import stat
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,15 +10,14 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from privae.errors import ArtifactError, ResourceError, UsageError
+from privae.errors import ArtifactError, UsageError
+from privae.sealing.secrets import SecretFile, settings_file
 
 PLACE = "PRIVAE_KEY_FILE"
 """The environment variable that names another key file."""
 
 _SHORT, _LONG = 16, 64  # hexadecimal digits of a fingerprint: as shown, and the whole SHA-256
 _PUBLIC, _SIGNATURE = 32, 64  # bytes
-_MOST = 2**14  # bytes of a key file
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True)
@@ -50,18 +45,7 @@ class SigningKey:
 
 def key_file() -> Path:
     """Where this user's key is kept: $PRIVAE_KEY_FILE, or privae/signing.key in the folder of settings."""
-    named = os.environ.get(PLACE)
-    if named:
-        if not Path(named).is_absolute():
-            raise UsageError(f"{PLACE} must be an absolute path, so that the key is the same in every folder")
-        return Path(named)
-    settings = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    if not settings.is_absolute():
-        try:
-            settings = Path.home() / ".config"
-        except RuntimeError:
-            raise UsageError(f"no home folder is known; name the key's file in {PLACE}") from None
-    return settings / "privae" / "signing.key"
+    return settings_file(PLACE, "signing.key")
 
 
 def signing_key(path: Path | None = None) -> SigningKey:
@@ -71,9 +55,8 @@ def signing_key(path: Path | None = None) -> SigningKey:
     Errors: UsageError for a link, or a file or folder that others may read or write; ArtifactError for no Ed25519 key.
     """
     where = key_file() if path is None else path
-    created = not os.path.lexists(where) and _create(where)
-    _check_folder(where.parent)
-    return SigningKey(where, created, _parsed(_read(where), where))
+    content, created = SecretFile(where, PLACE).content(_fresh)
+    return SigningKey(where, created, _parsed(content, where))
 
 
 def check(public: str, signature: str, message: bytes) -> bool:
@@ -130,81 +113,10 @@ def _decoded(text: str, size: int) -> bytes | None:
     return found if len(found) == size and base64.b64encode(found).decode() == text else None
 
 
-def _create(path: Path) -> bool:
-    """Make a key file, whole or not at all; False where another process came first."""
-    secret = Ed25519PrivateKey.generate().private_bytes(
+def _fresh() -> bytes:
+    return Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    try:
-        _make_folder(path.parent)
-        _check_folder(path.parent)
-        return _placed(secret, path)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise ResourceError(f"the disk is full: no key was written to {path.parent}") from None
-        reason = (error.strerror or type(error).__name__).lower()
-        raise UsageError(f"no key can be written to {path}: {reason}; name another in {PLACE}") from None
-
-
-def _placed(secret: bytes, path: Path) -> bool:
-    # privacy: mkstemp's file is its owner's alone from the start; a link puts it in place whole, and never over another
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(secret)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(name, path, follow_symlinks=False)
-    except FileExistsError:
-        return False
-    finally:
-        Path(name).unlink(missing_ok=True)
-    return True
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, each its owner's alone; what is there stays as it is."""
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(0o700, exist_ok=True)
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse a folder in which somebody else could put another file in the key's place."""
-    found = folder.stat()
-    open_to_all = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
-    if open_to_all or found.st_uid not in (0, os.geteuid()):
-        raise UsageError(
-            f"others may replace files in {folder}, so no key is kept there; run: chmod go-w {folder}"
-        )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        # a link may lead to a file of somebody else's choice; a pipe would be waited for
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise UsageError(f"the key {path} is a symbolic link; name the file itself in {PLACE}") from None
-        reason = (error.strerror or type(error).__name__).lower()
-        raise UsageError(f"the key {path} cannot be read: {reason}") from None
-    try:
-        _check_own(os.fstat(handle), path)
-        return os.read(handle, _MOST)
-    finally:
-        os.close(handle)
-
-
-def _check_own(found: os.stat_result, path: Path) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise UsageError(f"{path} is not a regular file, so it holds no key; name another in {PLACE}")
-    if found.st_uid != os.geteuid():
-        raise UsageError(f"the key {path} belongs to another user; name your own in {PLACE}")
-    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise UsageError(
-            f"others may read the key {path}: remove it, and a new one is made; if nobody did, chmod 600 {path}"
-        )
 
 
 def _parsed(content: bytes, path: Path) -> Ed25519PrivateKey:
