@@ -172,8 +172,15 @@ def check_column(column: Column) -> None:
 
     Edges: of a column that is not learned, only that it is unconfirmed: that it is left out was a guess, too.
     """
-    fault = (_rule_fault(column) or _fault(column)) if column.learned else None
+    check_action(column)
+    fault = _fault(column) if column.learned else None
     if fault:
+        raise UsageError(f"column '{column.name}': {fault}")
+
+
+def check_action(column: Column) -> None:
+    """Raise UsageError for an action that does not go with its column, or that nobody has confirmed."""
+    if fault := _rule_fault(column):
         raise UsageError(f"column '{column.name}': {fault}")
     if not column.confirmed:
         raise UsageError(
