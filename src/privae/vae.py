@@ -1,8 +1,8 @@
 """The front door: VAE, fitted once with a printed guarantee, then sampled, scored, embedded and saved for free."""
 
 import json
-import math
 import secrets
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from privae.audit.suite import Audit, Level, case_of
 from privae.audit.suite import audit as run_audit
 from privae.data.images import ImageSchema
 from privae.data.schema import Schema
+from privae.deidentify.table import check_learned
 from privae.errors import ArtifactError, UsageError
 from privae.fitted.anomalies import heat_of, scores_of
 from privae.fitted.kinds import AnyFitted, Fitted
@@ -49,7 +50,7 @@ from privae.recipes.modality import (
     recipe_named,
 )
 from privae.recipes.phases import Budget, Run, budget_of, check_plan, plan_of
-from privae.training.books import Books, Places, charges_of, follows
+from privae.training.books import Books, Places, holds
 from privae.training.group import processes
 from privae.training.launch import device_of
 from privae.training.state import discard
@@ -127,6 +128,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         resume: bool = False,
         device: str | torch.device = "cpu",
         coins: Coins | None = None,
+        identifier_ok: Sequence[str] = (),
     ) -> Self:
         """Spend the budget once; everything afterwards is free.
 
@@ -137,11 +139,13 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         checkpoint: a file that the fit is kept in until `save`, so that one that was killed goes on with the same
         call and resume=True, without being charged again; see `training.state.Checkpoint`.
         coins: keep records out and plant canaries for an audit; what these show is in `canary_findings_`.
+        identifier_ok: learned columns of a table that look like identifiers, and are none.
         Guarantee: `self.guarantee`, for any true number of records, and all lives of a resumed fit together.
         Errors: UsageError for a checkpoint that is there and not to be resumed, or is that of another fit;
-            PrivacyRefused where it may not go on.
+            PrivacyRefused where it may not go on, or a learned column names people.
         """
         data, chosen = self._data(X, y, schema or self.schema)
+        check_learned(data, chosen, identifier_ok)
         agreed = plan or self.plan(chosen)
         if agreed.schema_hash != chosen.hash:
             raise UsageError("the plan was made for another schema; plan again")
@@ -324,7 +328,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise UsageError("this model was fitted with a network of your own; load it with network=...")
         known = (FIXED_NOISE, *federation.get("not_covered", ()))
         extra = tuple(line for line in known if line in guarantee.not_covered)
-        if not _charged(ledger, plan) or guarantee != _promised(plan, extra):
+        if not holds(ledger, plan) or guarantee != _promised(plan, extra):
             raise ArtifactError(
                 f"{path}: its guarantee does not follow from its plan and ledger; do not trust it"
             )
@@ -349,7 +353,8 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """The same plan fitted to other data, and what their canaries show; for an audit."""
         plan, (model, declared) = self.plan_, self._twin()
         agreed = plan if declared.hash == plan.schema_hash else None
-        model.fit(data, labels, schema=declared, plan=agreed, coins=coins)
+        named = [column.name for column in getattr(declared, "kept", ())]  # the fit itself asked
+        model.fit(data, labels, schema=declared, plan=agreed, coins=coins, identifier_ok=named)
         assert not isinstance(model.fitted_, FittedRatings | Units)
         return model.fitted_, model.canary_findings_
 
@@ -381,17 +386,6 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 FIXED_NOISE = "a noise key was given by hand: whoever knows it can remove the noise; for tests only"
-
-
-def _charged(ledger: Ledger, plan: Plan) -> bool:
-    """Whether a ledger holds the plan, whole and alone, and what it adds to delta."""
-    added = math.fsum(float(entry.event.get("added_delta", 0.0)) for entry in ledger.entries)
-    return (
-        ledger.cap is None
-        and {(entry.plan_hash, entry.delta) for entry in ledger.entries} == {(plan.hash, plan.delta)}
-        and follows(charges_of(ledger), plan, whole=True)
-        and added == plan.delta_threshold + plan.delta_sampler
-    )
 
 
 def _promised(plan: Plan, extra: tuple[str, ...]) -> Guarantee:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privae.custody import keys
 from privae.errors import ArtifactError, ResourceError, UsageError
+from privae.sealing import secrets
 
 PEM = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
 
@@ -160,7 +161,7 @@ def test_what_is_no_regular_file_is_refused_at_once(place):
 def test_a_key_or_a_folder_of_another_user_is_refused(place, monkeypatch):
     keys.signing_key(place)
     mine = os.geteuid()
-    monkeypatch.setattr(keys.os, "geteuid", lambda: mine + 1)
+    monkeypatch.setattr(secrets.os, "geteuid", lambda: mine + 1)
     with pytest.raises(UsageError, match=r"belongs to another user|others may replace"):
         keys.signing_key(place)
 
@@ -216,7 +217,7 @@ def test_a_key_that_cannot_be_read_is_an_error_of_one_line(place, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(keys.os, "open", refuse)
+    monkeypatch.setattr(secrets.os, "open", refuse)
     with pytest.raises(UsageError, match="cannot be read: permission denied"):
         keys.signing_key(place)
 

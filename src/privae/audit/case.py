@@ -13,6 +13,7 @@ from privae.attacks.finding import Finding
 from privae.attacks.world import Records, Vocabulary, World, pixels
 from privae.audit.coins import Coins, canaries_for, contents
 from privae.audit.game import Tape
+from privae.data.codec import acted_table
 from privae.data.schema import Schema
 from privae.errors import DataError, UsageError
 from privae.fitted.kinds import AnyFitted, Fitted
@@ -205,6 +206,8 @@ def of_table(
 ) -> World:
     """The world of a table. Errors: UsageError for a table without a column of the schema."""
     vocabulary = Vocabulary(schema)
+    members, synthetic = acted_table(members, schema), acted_table(synthetic, schema)
+    holdout = None if holdout is None else acted_table(holdout, schema)
     known = vocabulary.records(members)
     held = None if holdout is None else vocabulary.records(holdout)
     return World(members, synthetic, known, vocabulary.records(synthetic), holdout, held, schema, **more)

@@ -28,6 +28,7 @@ _VERBS = (
     "privae.custodian.sealing",
     "privae.custodian.budgets",
     "privae.custodian.ledgers",
+    "privae.custodian.deidentifying",
 )
 
 app = typer.Typer(

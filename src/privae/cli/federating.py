@@ -74,10 +74,11 @@ def plan(study: StudyFile, quiet: given.Quiet = False, as_json: given.AsJson = F
         "privae federated simulate study.toml --data digits.npz --split label -o trial",
     )
 )
-def simulate(
+def simulate(  # noqa: PLR0913  one parameter an option
     study: StudyFile,
     data: AllData,
     split: Split = "even",
+    identifier_ok: given.IdentifierOk = None,
     output: Simulated = Path("simulated"),
     quiet: given.Quiet = False,
     as_json: given.AsJson = False,
@@ -87,6 +88,7 @@ def simulate(
     with out.progress(f"reading {study.name}") as watch:
         from privae import files
         from privae.cli import request
+        from privae.deidentify.table import check_learned
         from privae.federated.study import Terms
         from privae.sealing.identities import check_reopened
         from privae.transport.simulate import parted
@@ -99,7 +101,9 @@ def simulate(
         terms = Terms.load(study)
         facts = terms.schema_of()
         watch.phase(f"reading {data.name}", 1)
-        parts = parted(request.read(data), tuple(terms.sites), split, facts)
+        records = request.read(data)
+        check_learned(records[0], facts, identifier_ok or ())
+        parts = parted(records, tuple(terms.sites), split, facts)
         made = simulated(terms, parts, output, watch)
         said, told = _result(output, made.coordinator.plan)
     fields: dict[str, Any] = made.study.facts(made.coordinator.plan, "")

@@ -235,6 +235,13 @@ AuditOf = Annotated[
         "by secret coins, unless there is a --holdout. none.",
     ),
 ]
+IdentifierOk = Annotated[
+    list[str] | None,
+    option(
+        "--identifier-ok",
+        text="A learned column that looks like an identifier, and is none; once a column.",
+    ),
+]
 Holdout = Annotated[
     Path | None, option("--holdout", text="Records of the same population that the fit is not given.")
 ]

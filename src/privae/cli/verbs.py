@@ -147,6 +147,7 @@ def fit(  # noqa: PLR0913  one parameter an option
     device: given.Device = "cpu",
     audit: given.AuditOf = given.AuditKind.QUICK,
     holdout: given.Holdout = None,
+    identifier_ok: given.IdentifierOk = None,
     output: given.ModelOutput = None,
     quiet: given.Quiet = False,
     as_json: given.AsJson = False,
@@ -171,6 +172,7 @@ def fit(  # noqa: PLR0913  one parameter an option
             coins = _coins(out, audit, agreed, target, (holdout is None, resume))
             with request.resumable(kept, out.note):
                 places: dict[str, Any] = {"ledger": shared, "checkpoint": kept, "resume": resume}
+                places["identifier_ok"] = identifier_ok or ()
                 model.fit(x, y, schema=facts, plan=agreed, watch=watch, device=device, coins=coins, **places)
                 auditing.save(model, target, coins, watch)
                 budgets.note_release(shared, target, out.note)

@@ -3,8 +3,6 @@
 import base64
 import binascii
 import hashlib
-import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from privae.errors import ArtifactError, UsageError
-from privae.sealing import owned
+from privae.sealing.secrets import SecretFile, settings_file
 
 PLACE = "PRIVAE_KEY_FILE"
 """The environment variable that names another key file."""
@@ -47,18 +45,7 @@ class SigningKey:
 
 def key_file() -> Path:
     """Where this user's key is kept: $PRIVAE_KEY_FILE, or privae/signing.key in the folder of settings."""
-    named = os.environ.get(PLACE)
-    if named:
-        if not Path(named).is_absolute():
-            raise UsageError(f"{PLACE} must be an absolute path, so that the key is the same in every folder")
-        return Path(named)
-    settings = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    if not settings.is_absolute():
-        try:
-            settings = Path.home() / ".config"
-        except RuntimeError:
-            raise UsageError(f"no home folder is known; name the key's file in {PLACE}") from None
-    return settings / "privae" / "signing.key"
+    return settings_file(PLACE, "signing.key")
 
 
 def signing_key(path: Path | None = None) -> SigningKey:
@@ -68,9 +55,8 @@ def signing_key(path: Path | None = None) -> SigningKey:
     Errors: UsageError for a link, or a file or folder that others may read or write; ArtifactError for no Ed25519 key.
     """
     where = key_file() if path is None else path
-    created = not os.path.lexists(where) and _create(where)
-    _check_folder(where.parent)
-    return SigningKey(where, created, _parsed(owned.read(where, PLACE), where))
+    content, created = SecretFile(where, PLACE).content(_fresh)
+    return SigningKey(where, created, _parsed(content, where))
 
 
 def check(public: str, signature: str, message: bytes) -> bool:
@@ -127,34 +113,10 @@ def _decoded(text: str, size: int) -> bytes | None:
     return found if len(found) == size and base64.b64encode(found).decode() == text else None
 
 
-def _create(path: Path) -> bool:
-    """Make a key file, whole or not at all; False where another process came first."""
-    secret = Ed25519PrivateKey.generate().private_bytes(
+def _fresh() -> bytes:
+    return Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    try:
-        _make_folder(path.parent)
-        _check_folder(path.parent)
-    except OSError as error:
-        raise owned.refused(error, path, PLACE) from None
-    return owned.create(secret, path, PLACE)
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, each its owner's alone; what is there stays as it is."""
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(0o700, exist_ok=True)
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse a folder in which somebody else could put another file in the key's place."""
-    found = folder.stat()
-    open_to_all = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
-    if open_to_all or found.st_uid not in (0, os.geteuid()):
-        raise UsageError(
-            f"others may replace files in {folder}, so no key is kept there; run: chmod go-w {folder}"
-        )
 
 
 def _parsed(content: bytes, path: Path) -> Ed25519PrivateKey:

@@ -14,6 +14,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from privae.actions.generalize import adjusted, generalized
+from privae.actions.rule import SUPPRESSED
 from privae.data.column import Column, nullable, palette
 from privae.data.schema import Schema
 from privae.data.values import category_codes, distinct, means_missing, numbers
@@ -24,7 +26,7 @@ _BOOLEAN_WORDS = {"yes": "True", "y": "True", "t": "True", "no": "False", "n": "
 
 @dataclass(frozen=True)
 class Codec:
-    """Codes of the m kept columns of a schema.
+    """Codes of the m kept columns of a schema, each after its action; see `acted`.
 
     Guarantee: the code of a record is a function of the schema and of this record alone.
     Errors: UsageError for a schema that does not pass `Schema.check`, or with categories still to be bought.
@@ -73,7 +75,8 @@ class Codec:
             if header.count(column.name) > 1:
                 raise DataError(f"the table has two columns named '{column.name}'; rename one")
             if column.name in header:
-                codes, declared = _encoded(column, frame.iloc[:, header.index(column.name)])
+                values = acted(column, frame.iloc[:, header.index(column.name)])
+                codes, declared = _encoded(column, values)
                 if strict and not declared.all():
                     raise DataError(
                         f"column '{column.name}' holds values outside the schema; extend the schema"
@@ -109,6 +112,37 @@ class Codec:
         rows, columns = np.nonzero(codes >= 0)
         result[torch.from_numpy(rows), torch.from_numpy(self.offsets[columns] + codes[rows, columns])] = 1.0
         return result
+
+
+def acted(column: Column, values: pd.Series) -> pd.Series:
+    """The values of a column after its action, where that generalizes, rounds or codes them; else as they are.
+
+    Shapes: [n] -> [n], with the same index.
+    Guarantee: each result is a function of the schema and of its own value, and a result gives itself. So two tables
+        that differ in one record differ in one record afterwards, and every sensitivity is what it is without.
+    Edges: a gap stays one; a value that the rule cannot read becomes "*", of which the codec makes what it makes of any
+        value outside the schema.
+    """
+    if column.rule is None or not column.learned:
+        return values
+    if column.action == "generalize":
+        places, texts = distinct(values)
+        done: list[Any] = [
+            text if group == SUPPRESSED and means_missing(text) else group
+            for text, group in zip(texts, generalized(column.rule, texts), strict=True)
+        ]
+        return pd.Series([*done, None], dtype=object).iloc[places].set_axis(values.index)
+    found, gaps = numbers(values)
+    changed = pd.Series(adjusted(column.rule, found), index=values.index)
+    unread = np.isnan(found) & ~gaps
+    return changed.astype(object).mask(unread, SUPPRESSED) if unread.any() else changed
+
+
+def acted_table(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """A table with its learned columns after their actions; others, and those that are absent, are left alone."""
+    names = [str(name) for name in frame.columns]
+    done = {c.name: acted(c, frame[c.name]) for c in schema.kept if c.rule and names.count(c.name) == 1}
+    return frame.assign(**done) if done else frame
 
 
 def text_codes(column: pd.Series) -> tuple[NDArray[np.int64], list[str]]:

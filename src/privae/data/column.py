@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from pandas.api.extensions import ExtensionDtype
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
+from privae.actions.generalize import groups_of
+from privae.actions.rule import LEARNED, Action, DatePart, Groups, Rule, rule_of
 from privae.data.values import EXACT, Bins, canonical, category_codes
 from privae.errors import UsageError
 
@@ -31,6 +33,9 @@ Dtype = np.dtype[Any] | ExtensionDtype
 class Column(BaseModel):
     """One column's public facts; `Schema.check` says what is still undeclared.
 
+    action: what is done to its values before anything else, by its rule. Of a column that is learned (`learned`), all
+    other facts describe the values after the action; groups that follow from the rule need not be declared again.
+
     Categories are kept as text; whole numbers and booleans in the TOML also set the dtype of what comes back.
     """
 
@@ -47,7 +52,8 @@ class Column(BaseModel):
     categories: tuple[str, ...] | Literal["bought"] | None = None
     other: str | None = None
     missing: bool = False
-    action: Literal["keep", "drop"] = "keep"
+    action: Action = "keep"
+    rule: Rule | None = None
     dtype: str | None = None
     confirmed: bool = True
 
@@ -67,10 +73,25 @@ class Column(BaseModel):
             "dtype": given.get("dtype") or guess,
         }
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rule_of_action(cls, given: Any) -> Any:  # noqa: ANN401
+        if not isinstance(given, dict) or not isinstance(given.get("action", "keep"), str):
+            return given
+        rule = rule_of(given.get("action", "keep"), given.get("rule"))
+        groups = groups_of(rule) if given.get("kind") in ("category", "ordinal") else None
+        known = {} if groups is None or given.get("categories") is not None else {"categories": groups}
+        return {**given, **known, "rule": rule}
+
     @field_validator("other")
     @classmethod
     def _other_trimmed(cls, other: str | None) -> str | None:
         return canonical(other)
+
+    @property
+    def learned(self) -> bool:
+        """Whether a model learns this column: its action leaves a meaning, and no identity or text."""
+        return self.action in LEARNED
 
     @property
     def step(self) -> float | None:
@@ -149,10 +170,17 @@ def palette(column: Column) -> Any:  # noqa: ANN401  a pandas array of whichever
 def check_column(column: Column) -> None:
     """Raise UsageError for the first fact of a column that is undeclared, contradictory or unconfirmed.
 
-    Edges: of a column that is dropped, only that it is unconfirmed: that it is left out was a guess, too.
+    Edges: of a column that is not learned, only that it is unconfirmed: that it is left out was a guess, too.
     """
-    fault = None if column.action == "drop" else _fault(column)
+    check_action(column)
+    fault = _fault(column) if column.learned else None
     if fault:
+        raise UsageError(f"column '{column.name}': {fault}")
+
+
+def check_action(column: Column) -> None:
+    """Raise UsageError for an action that does not go with its column, or that nobody has confirmed."""
+    if fault := _rule_fault(column):
         raise UsageError(f"column '{column.name}': {fault}")
     if not column.confirmed:
         raise UsageError(
@@ -168,6 +196,19 @@ def _fault(column: Column) -> str | None:
         or _dtype_fault(column)
         or (_numeric_fault(column) if column.kind == "numeric" else None)
     )
+
+
+def _rule_fault(column: Column) -> str | None:
+    if column.action in ("round", "code") and column.kind != "numeric":
+        return f'action = "{column.action}" is for numbers; make it kind = "numeric"'
+    if column.action != "generalize":
+        return None
+    if isinstance(column.rule, Groups) and column.rule.groups is None:
+        return "its hierarchy lies beside the schema's file; load the schema from there"
+    year = isinstance(column.rule, DatePart) and column.rule.date == "year"
+    if column.kind == "boolean" or (column.kind == "numeric" and not year):
+        return 'what is generalized are groups; make it kind = "category" or "ordinal"'
+    return None
 
 
 def one_bin_a_value(column: Column) -> bool:

@@ -79,7 +79,7 @@ def _drafted(name: str, values: pd.Series, public: bool) -> Column:
     column = _guessed(name, values)
     if not public:
         return column.model_copy(update={"confirmed": False})
-    return column if column.action == "drop" else _read(column, values)
+    return _read(column, values) if column.learned else column
 
 
 def _guessed(name: str, values: pd.Series) -> Column:
@@ -191,7 +191,7 @@ def _lines(column: Column) -> list[str]:
     lines += [f"{key} = {toml_value(plain(value))}{_NOTES.get(key, '')}" for key, value in facts.items()]
     if column.confirmed:
         return lines
-    return [*lines, *(() if column.action == "drop" else _OPEN.get(column.kind, ())), _UNCONFIRMED]
+    return [*lines, *(_OPEN.get(column.kind, ()) if column.learned else ()), _UNCONFIRMED]
 
 
 _NOTES = {

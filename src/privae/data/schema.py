@@ -13,11 +13,13 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from privae import files
+from privae.actions.hierarchy import embedded
+from privae.actions.rule import Days, Groups
 from privae.data.column import FROZEN, Column, check_column, one_bin_a_value
 from privae.data.values import canonical
 from privae.errors import DataError, PrivacyRefused, UsageError
 
-_TABLE_KEYS = ("label", "rows", "person", "max_rows", "origin")
+_TABLE_KEYS = ("label", "rows", "person", "max_rows", "origin", "quasi", "sensitive")
 _COLUMN_KEYS = tuple(name for name in Column.model_fields if name != "name")
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -28,6 +30,10 @@ class _Read(Protocol):
     @classmethod
     def loads(cls, text: str) -> Self:
         """The one in a text."""
+        ...
+
+    def beside(self, folder: Path) -> Self:
+        """This one, with the files that it names in its folder read into it."""
         ...
 
 
@@ -48,6 +54,10 @@ class Declared(BaseModel):
     def loads(cls, text: str) -> Self:
         """The schema in a TOML text."""
         raise NotImplementedError
+
+    def beside(self, folder: Path) -> Self:  # noqa: ARG002
+        """This schema: it names no files."""
+        return self
 
     def dumps(self) -> str:
         """The TOML text; `loads` gives the same schema back."""
@@ -80,7 +90,9 @@ class Schema(BaseModel):
     """The public facts of a table; columns in the order of the file.
 
     `rows` is a rough public figure, `person` the column that says who a row is about, `max_rows` how many
-    rows one person may have; `origin` is "public" when bounds and categories were read from public data.
+    rows one person may have; `origin` is "public" when bounds and categories were read from public data. `quasi` names
+    columns that together may tell who a row is about, `sensitive` those that nobody is to learn of a person: what
+    `privae deidentify` measures.
     """
 
     model_config = FROZEN
@@ -91,14 +103,27 @@ class Schema(BaseModel):
     person: str | None = None
     max_rows: int | None = None
     origin: Literal["declared", "public"] = "declared"
+    quasi: tuple[str, ...] = ()
+    sensitive: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The schema in a TOML file.
 
+        Hierarchies that it names are read, and part of it from then on.
         Errors: UsageError for a file that cannot be read or is no schema; unknown keys with the nearest.
         """
         return loaded(cls, path, text_of(path))
+
+    def beside(self, folder: Path) -> Self:
+        """The schema with the groups of its hierarchies, which lie in this folder, in place of their names.
+
+        So the hash of the schema covers them, and a model file needs nothing beside it.
+        Errors: UsageError for a hierarchy that cannot be read.
+        """
+        named = [c for c in self.columns if isinstance(c.rule, Groups) and c.rule.hierarchy is not None]
+        made = {c.name: _embedded(c, folder) for c in named}
+        return self.model_copy(update={"columns": tuple(made.get(c.name, c) for c in self.columns)})
 
     @classmethod
     def loads(cls, text: str) -> Self:
@@ -144,7 +169,7 @@ class Schema(BaseModel):
     @property
     def kept(self) -> tuple[Column, ...]:
         """The columns that the model learns, in order."""
-        return tuple(column for column in self.columns if column.action == "keep")
+        return tuple(column for column in self.columns if column.learned)
 
     @property
     def bought(self) -> tuple[str, ...]:
@@ -154,6 +179,7 @@ class Schema(BaseModel):
     def check(self) -> None:
         """Raise UsageError for the first thing that is undeclared, unconfirmed or contradictory."""
         _check_table(self)
+        check_actions(self)
         for column in self.columns:
             check_column(column)
         if self.label is not None:
@@ -214,7 +240,7 @@ def text_of(path: str | Path) -> str:
 def loaded(kind: type[_Kind], path: str | Path, text: str) -> _Kind:
     """The schema of a kind in the text of a file. Errors: those of its `loads`, naming the file."""
     try:
-        return kind.loads(text)
+        return kind.loads(text).beside(Path(path).parent)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
 
@@ -233,9 +259,12 @@ def toml_key(name: str) -> str:
 
 
 def toml_value(value: object) -> str:
-    """A value as TOML writes it, lists on one line."""
+    """A value as TOML writes it, lists and tables on one line."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(toml_value, value))}]"
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{toml_key(key)} = {toml_value(item)}" for key, item in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
     return tomli_w.dumps({"x": value}).removeprefix("x = ").rstrip("\n")
 
 
@@ -249,13 +278,41 @@ def _check_table(schema: Schema) -> None:
         raise UsageError("[table] rows and max_rows must be at least 1")
     if schema.max_rows is not None and schema.person is None:
         raise UsageError("[table] max_rows needs person, the column that says who a row is about")
-    if schema.person in named and named[schema.person].action == "keep":
-        raise UsageError(f"the person column '{schema.person}' is not to be learned; give it action = 'drop'")
+    if schema.person in named and named[schema.person].learned:
+        raise UsageError(
+            f"the person column '{schema.person}' is not to be learned; give it action = 'drop', or 'pseudonymize'"
+        )
+
+
+def check_actions(schema: Schema) -> None:
+    """Raise UsageError for the first thing that actions need and that the schema does not say."""
+    names = [column.name for column in schema.columns] + ([schema.person] if schema.person else [])
+    for key in ("quasi", "sensitive"):
+        if unknown := [name for name in getattr(schema, key) if name not in names]:
+            raise UsageError(f"[table] {key} names no column '{unknown[0]}'{_nearest(unknown[0], names)}")
+    shifts = [(column, column.rule) for column in schema.columns if isinstance(column.rule, Days)]
+    for column, rule in shifts:
+        if (rule.by or schema.person) not in names:
+            raise UsageError(
+                f"column '{column.name}': whose dates are moved alike? name the person column in [table] person, "
+                "or in rule.by"
+            )
+    if len({rule.days for _, rule in shifts}) > 1:
+        raise UsageError("all dates of a person move alike, so every shift has the same days")
+
+
+def _embedded(column: Column, folder: Path) -> Column:
+    assert isinstance(column.rule, Groups)
+    facts = column.model_dump(exclude={"rule"}, exclude_defaults=True)
+    try:
+        return Column.model_validate({**facts, "rule": embedded(column.rule, folder)})
+    except UsageError as error:
+        raise UsageError(f"column '{column.name}': {error}") from None
 
 
 def _check_label(label: str, named: Mapping[str, Column]) -> None:
     column = named.get(label)
-    if column is None or column.action == "drop":
+    if column is None or not column.learned:
         raise UsageError(
             f"the label '{label}' is not a kept column of the schema{_nearest(label, list(named))}"
         )
@@ -276,9 +333,11 @@ def _facts(column: Column) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401  any TOML value
-    """A value as a person writes it in TOML: lists for tuples, 3 for 3.0."""
+    """A value as a person writes it in TOML: lists for tuples, 3 for 3.0, within tables too."""
     if isinstance(value, tuple):
         return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value
 
 

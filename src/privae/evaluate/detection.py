@@ -13,7 +13,7 @@ from scipy import sparse
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
-from privae.data.codec import Codec
+from privae.data.codec import Codec, acted
 from privae.data.values import numbers
 from privae.errors import UsageError
 from privae.evaluate.fidelity import low_pass_and_bands
@@ -240,7 +240,7 @@ def _values(frame: pd.DataFrame, codes: Codes, codec: Codec) -> Floats:
     header = [str(name) for name in frame.columns]
     for place, column in enumerate(codec.schema.kept):
         if column.kind == "numeric" and column.name in header:
-            found, _ = numbers(frame.iloc[:, header.index(column.name)])
+            found, _ = numbers(acted(column, frame.iloc[:, header.index(column.name)]))
             edges = column.numeric_bins.edges
             result[:, place] = np.clip(found, edges[0], edges[-1])
     return result

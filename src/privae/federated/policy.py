@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from pydantic import BaseModel, Field
 
 from privae import files
@@ -17,6 +18,7 @@ from privae.custody.keys import SigningKey
 from privae.data.images import ImageSchema, read_images
 from privae.data.schema import Schema
 from privae.data.tables import read_table
+from privae.deidentify.table import check_declared, check_learned
 from privae.errors import PrivacyRefused, UsageError
 from privae.federated.study import FROZEN, Share, Study
 from privae.plan import Plan
@@ -35,6 +37,7 @@ class SitePolicy(BaseModel):
     cap, and no ledger). min_sites: fewest sites
     in a sum. require_masking: refuse sums in which this site is seen by itself. allow_share: what gradients may train.
     consortium: the file of the key that sites share where sums are formed on ciphertexts; none agrees to no such study.
+    identifier_ok: columns, by the study's names, that look like identifiers to this site, and are none.
     """
 
     model_config = FROZEN
@@ -48,6 +51,7 @@ class SitePolicy(BaseModel):
     allow_share: tuple[Share, ...] = ("decoder",)
     columns: dict[str, str] = Field(default_factory=dict)
     consortium: str = ""
+    identifier_ok: tuple[str, ...] = ()
 
     @classmethod
     def loads(cls, text: str) -> "SitePolicy":
@@ -143,7 +147,8 @@ def reserve(path: Path | None, policy: SitePolicy, whose: tuple[Study, str], pla
 def records_of(policy: SitePolicy, schema: Schema | ImageSchema, folder: Path) -> Records:
     """The records that a policy names, in the form of the schema: (DataFrame, None), or (images, labels).
 
-    Errors: UsageError for a column that is not there, by its name in the study: the coordinator may know. DataError.
+    Errors: UsageError for a column that is not there, by its name in the study: the coordinator may know. DataError;
+        PrivacyRefused where a learned column names people.
     """
     path = folder / policy.data
     if isinstance(schema, ImageSchema):
@@ -155,8 +160,20 @@ def records_of(policy: SitePolicy, schema: Schema | ImageSchema, folder: Path) -
             raise UsageError(
                 f"this site's table has no column for '{name}'; map it in its site.toml, [columns]"
             )
-    chosen = frame[[policy.columns.get(name, name) for name in names]]
-    return chosen.set_axis(names, axis=1), None
+    chosen = frame[[policy.columns.get(name, name) for name in names]].set_axis(names, axis=1)
+    _check_cells(chosen, schema, policy)
+    return chosen, None
+
+
+def _check_cells(frame: pd.DataFrame, schema: Schema, policy: SitePolicy) -> None:
+    """Refuse records one of whose learned columns names people; what that is, is for this site's own log alone."""
+    check_declared(schema, policy.identifier_ok)  # public facts of the study: the coordinator may know
+    try:
+        check_learned(frame, schema, policy.identifier_ok)
+    except PrivacyRefused as error:
+        # privacy: it tells of cells, and the coordinator is to read that this site refused, and no more (rule 21)
+        _LOG.warning("%s", error)
+        raise PrivacyRefused("this site refuses; its own log says why") from None
 
 
 def consortium_key(path: Path, *, make: bool = False) -> bytes:

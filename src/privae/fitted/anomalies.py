@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from privae.data.codec import Codec
+from privae.data.codec import Codec, acted_table
 from privae.data.column import Column, nullable
 from privae.data.images import ImageSchema
 from privae.data.schema import Schema
@@ -66,6 +66,7 @@ def reading_of(schema: Schema) -> Reading:
 
 def records_of(frame: pd.DataFrame, schema: Schema, reading: Reading) -> tuple[Floats, Integers]:
     """Numbers [n, d], NaN for a gap or what is no number, and category codes [n, c], -1 where there is no cell."""
+    frame = acted_table(frame, schema)
     codes = Codec(schema).encode(frame)
     header = [str(name) for name in frame.columns]
     columns = [numbers(frame.iloc[:, header.index(column.name)])[0] for column in reading.numeric]

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from privae.data.codec import Codec
+from privae.data.codec import Codec, acted_table
 from privae.data.images import ImageSchema, label_codes
 from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
@@ -271,7 +271,7 @@ def _table(x: Any, y: Any, schema: Facts | None) -> tuple[pd.DataFrame, Schema]:
             raise UsageError("there must be one label y a row")
         x = x.assign(**{schema.label: column_of(y).set_axis(x.index)})
     x = x.set_axis([str(name) for name in x.columns], axis=1)
-    return x, schema.ordered(list(x.columns))
+    return acted_table(x, schema), schema.ordered(list(x.columns))
 
 
 def to_members(fitted: AnyFitted) -> tuple[dict[str, bytes], dict[str, torch.Tensor]]:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from privae.data.codec import Codec, text_codes
+from privae.data.codec import Codec, acted_table, text_codes
 from privae.data.schema import Schema
 from privae.errors import DataError, ResourceError
 from privae.models.priors import ProductMixture
@@ -132,7 +132,7 @@ def buy_categories(run: Run, frame: pd.DataFrame, schema: Schema) -> Schema:
     probability at most delta_t, which is part of the printed delta. The count has rounded noise, so half a step is
     added. Source: guarantees.md rule 9.
     """
-    names = schema.bought
+    names, frame = schema.bought, acted_table(frame, schema)
     for name, texts in zip(names, buy_texts(run, [frame[name] for name in names]), strict=True):
         schema = schema.with_categories(name, texts)
     return schema

@@ -7,6 +7,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from privae.actions.rule import LEARNED
 from privae.attacks.finding import Language
 from privae.report.measured import audit, utility
 from privae.report.overview import privacy, summary
@@ -99,7 +100,7 @@ def _top(view: View) -> Html:
 
 def _what(view: View) -> Html:
     columns = view.contents.facts.get("columns", {}).values()
-    kept = sum(of.get("action") != "drop" for of in columns)
+    kept = sum(of.get("action", "keep") in LEARNED for of in columns)
     return view.say(f"of {view.contents.kind}", count=view.number("facts.columns", kept, "count"))
 
 
@@ -178,7 +179,7 @@ def _column(view: View, name: str, of: Mapping[str, Any], *, is_label: bool) -> 
     known = kind in ("numeric", "category", "ordinal", "boolean")
     remarks = [
         *([view.say("label")] if is_label else []),
-        *([view.say("dropped")] if of.get("action") == "drop" else []),
+        *([view.say("dropped")] if of.get("action", "keep") not in LEARNED else []),
     ]
     return (
         view.text(f"facts.{name}", name),

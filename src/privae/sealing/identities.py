@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from privae.errors import ArtifactError, UsageError
-from privae.sealing import envelope, owned
+from privae.sealing import envelope
 from privae.sealing.envelope import Keys
+from privae.sealing.secrets import SecretFile
 
 SECRET = "PRIVAE_IDENTITY"  # noqa: S105  a name
 """The environment variable that holds a secret key itself."""
@@ -48,7 +49,7 @@ def from_place(place: str | Path) -> Keys:
             raise UsageError(f"there is no {text}; make it with: privae keys new -o {text}")
     else:
         try:
-            found = owned.read(Path(text), PLACE).decode()
+            found = SecretFile(Path(text), PLACE).read().decode()
         except UnicodeDecodeError:
             raise ArtifactError(f"{text} holds no secret key; it is text, of: privae keys new") from None
     secrets = _secrets(found, text)
@@ -75,7 +76,7 @@ def keep(secret: str, place: str | Path) -> str:
         content = (
             f"# a secret key of privae, which the tool age reads, too\n# public key: {public}\n{secret}\n"
         )
-        taken = not owned.create(content.encode(), Path(text), PLACE)
+        taken = not SecretFile(Path(text), PLACE).create(content.encode())
     if taken:
         raise UsageError(
             f"{text} exists, and a key is never overwritten: its files would be lost; name another"

@@ -26,7 +26,9 @@ OF_AN_ID = ("household", "device")
 """Units that are all rows of one id."""
 _MOST_STEPS = 4096  # of a window
 _MOST_OVERLAP = 64  # windows that a reading may be in
-_CHANNEL_KEYS = tuple(name for name in Column.model_fields if name not in ("name", "action", "confirmed"))
+_CHANNEL_KEYS = tuple(
+    name for name in Column.model_fields if name not in ("name", "action", "rule", "confirmed")
+)
 _OWN = {"score", "expected"}
 
 

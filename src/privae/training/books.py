@@ -1,5 +1,6 @@
 """What a fit is charged: block by block in the model's own ledger, once as a whole in the data set's."""
 
+import math
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -262,3 +263,14 @@ def follows(charges: Sequence[tuple[str, Event]], plan: Plan, *, whole: bool = F
         if not same or sum(block.steps for block in blocks) > phase.steps:
             return False
     return True
+
+
+def holds(ledger: Ledger, plan: Plan) -> bool:
+    """Whether a ledger holds the plan, whole and alone, and what it adds to delta."""
+    added = math.fsum(float(entry.event.get("added_delta", 0.0)) for entry in ledger.entries)
+    return (
+        ledger.cap is None
+        and {(entry.plan_hash, entry.delta) for entry in ledger.entries} == {(plan.hash, plan.delta)}
+        and follows(charges_of(ledger), plan, whole=True)
+        and added == plan.delta_threshold + plan.delta_sampler
+    )

@@ -1,0 +1,190 @@
+"""The verb that de-identifies a table: every action of its schema, once, before anybody learns from it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from privae.cli import app, examples
+from privae.cli import options as given
+from privae.cli.terminal import Terminal, aligned
+from privae.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from privae.custody.pseudonyms import PseudonymKey
+    from privae.data.schema import Schema
+    from privae.training.watch import Watch
+
+SchemaFile = Annotated[
+    Path, given.option("--schema", text="The table's schema, with an action for each column.")
+]
+KeyFile = Annotated[
+    Path | None,
+    given.option(
+        "--key",
+        text="The file of the secret that tokens, shifts and made-up values follow from. Default: your own, in "
+        "$PRIVAE_PSEUDONYM_KEY_FILE or the settings' folder; made when first needed.",
+    ),
+]
+Figures = Annotated[
+    Path | None,
+    given.option("--report", text="Write k-anonymity and the like here (.json), for the data holder only."),
+]
+Reverse = Annotated[
+    bool, given.option("--reverse", text="Turn what is reversible back, with the key that was used.")
+]
+_ENDINGS = (".csv", ".parquet")
+_NOT_COVERED = (
+    "this removes what names people. Who somebody is may still follow from what is left: it is no guarantee"
+)
+
+
+@app.command(
+    epilog=examples(
+        "privae deidentify patients.csv --schema patients.schema.toml -o clean.csv",
+        "privae deidentify visits.parquet --schema visits.toml --key study.key -o clean.parquet --report figures.json",
+        "privae deidentify clean.csv --schema patients.schema.toml --reverse -o back.csv",
+        "privae fit clean.csv --schema clean.schema.toml --epsilon 1",
+    )
+)
+def deidentify(  # noqa: PLR0913  one parameter an option
+    table: given.Table,
+    schema: SchemaFile,
+    output: given.Output,
+    key: KeyFile = None,
+    report: Figures = None,
+    reverse: Reverse = False,
+    quiet: given.Quiet = False,
+    as_json: given.AsJson = False,
+) -> None:
+    """Drop, mask, pseudonymize, generalize: each column as its schema says. Writes the result's schema, too."""
+    out = Terminal(quiet, as_json)
+    with out.progress(f"reading {table.name}") as watch:
+        from privae.cli import request
+        from privae.data.schema import Schema
+        from privae.data.tables import read_header, read_table, write_table
+        from privae.deidentify import table as acting
+
+        described = output.with_suffix(".schema.toml")
+        _check_outputs((output, described, report), [table, schema, key], reverse=reverse)
+        declared = Schema.load(schema)
+        acting.check_ready(declared)
+        if report is not None and not declared.quasi:
+            raise UsageError(
+                "--report measures quasi-identifiers; name them in the schema: [table] quasi = [...]"
+            )
+        if request.is_images(table):
+            raise UsageError("images are no table: privae deidentify takes .csv and .parquet")
+        declared = declared.ordered(read_header(table), table.name)
+        secret = _secret(declared, key, reverse=reverse)
+        watch.phase(f"reading {table.name}", 1)
+        frame = read_table(table)
+        if reverse:
+            assert secret is not None
+            write_table(acting.restored(frame, declared, secret.secret), output)
+        else:
+            done, after = acting.deidentified(
+                frame, declared, None if secret is None else secret.secret, _text_masker(declared), watch
+            )
+            write_table(done, output)
+            after.save(described)
+            figures = _measured((frame, done), (declared, after), report, watch)
+    if reverse:
+        out.report(f"wrote {output}: it names people again", {"output": output})
+        return
+    _say(out, (output, described, report), declared, secret, figures)
+
+
+def _check_outputs(
+    outputs: tuple[Path, Path, Path | None], sources: list[Path | None], *, reverse: bool
+) -> None:
+    from privae.cli import request
+
+    output, described, report = outputs
+    request.check_outputs(output, _ENDINGS, sources)
+    if reverse and report is not None:
+        raise UsageError("--report measures what de-identifying leaves; leave it out with --reverse")
+    if not reverse:
+        request.check_outputs(described, (".toml",), sources, replace=False)
+    request.check_outputs(report, (".json",), [*sources, output, described])
+
+
+def _secret(schema: "Schema", path: Path | None, *, reverse: bool) -> "PseudonymKey | None":
+    """The secret, where an action needs it; made if it is the first time, but not to turn anything back."""
+    from privae.custody.pseudonyms import pseudonym_key
+    from privae.deidentify.table import needs_key
+
+    return pseudonym_key(path, make=not reverse) if reverse or needs_key(schema) else None
+
+
+def _text_masker(schema: "Schema") -> Any:  # noqa: ANN401  a Change
+    """What masks identifiers in free text, where a column asks for it."""
+    from privae.actions.rule import Shown
+
+    if not any(isinstance(column.rule, Shown) and column.rule.text for column in schema.columns):
+        return None
+    from privae.deidentify.text import masked  # type: ignore[import-not-found, unused-ignore]
+
+    return masked
+
+
+def _measured(
+    tables: "tuple[pd.DataFrame, pd.DataFrame]",
+    schemas: "tuple[Schema, Schema]",
+    report: Path | None,
+    watch: "Watch",
+) -> dict[str, Any] | None:
+    """How alike rows are before and after, where the schema names quasi-identifiers; {"before", "after"}."""
+    import json
+
+    from privae import files
+
+    if not schemas[0].quasi:
+        return None
+    from privae.deidentify.measures import measured  # type: ignore[import-not-found, unused-ignore]
+
+    watch.phase("measuring", 2)
+    found = {}
+    for name, table, schema in zip(("before", "after"), tables, schemas, strict=True):
+        found[name] = measured(table, list(schema.quasi), list(schema.sensitive))
+        watch.advance(1)
+    if report is not None:
+        content = {name: measures.to_dict() for name, measures in found.items()}
+        files.write_secretly(report, json.dumps(content, indent=2).encode())
+    return found
+
+
+def _say(
+    out: Terminal,
+    written: tuple[Path, Path, Path | None],
+    schema: "Schema",
+    secret: "PseudonymKey | None",
+    figures: dict[str, Any] | None,
+) -> None:
+    output, described, report = written
+    words = {column.name: _words(column) for column in schema.columns}
+    rows = [("column", "what was done"), *words.items()]
+    lines = [aligned(rows), ""]
+    for name, measures in (figures or {}).items():
+        lines += [f"{name}:", *(f"  {line}" for line in measures.lines())]
+    if secret is not None:
+        made = "a new key was made and is kept in" if secret.created else "the key is that in"
+        lines += [
+            f"{made} {secret.path}; who has it can tell whose a token is, so keep it from whoever gets the table"
+        ]
+    lines += [f"wrote {output} and {described}; {_NOT_COVERED}"]
+    fields = {
+        "output": output,
+        "schema": described,
+        "columns": words,
+        "key": None if secret is None else secret.path,
+        "key_made": secret is not None and secret.created,
+        "measures": {name: measures.to_dict() for name, measures in (figures or {}).items()} or None,
+        "report": report,
+    }
+    out.report("\n".join(lines), fields)
+
+
+def _words(column: Any) -> str:  # noqa: ANN401  a Column
+    plain = {"keep": "kept as it is", "drop": "dropped"}
+    return plain.get(column.action) or str(column.rule.words)
