@@ -32,8 +32,9 @@ def offset(key: bytes, who: str, most: int) -> datetime.timedelta:
 
 
 def moved_date(text: str, by: datetime.timedelta) -> str | None:
-    """A date of DICOM (YYYYMMDD), moved; None for another text, or where it leaves the calendar."""
+    """A date of DICOM (YYYYMMDD), moved; None for what is none, or where it leaves the calendar."""
     try:
-        return f"{datetime.datetime.strptime(text, '%Y%m%d').date() + by:%Y%m%d}"
+        date = datetime.date(int(text[:4]), int(text[4:6]), int(text[6:])) + by
     except (ValueError, OverflowError):
         return None
+    return date.isoformat().replace("-", "")

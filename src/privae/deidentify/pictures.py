@@ -319,10 +319,10 @@ def _around(line: NDArray[np.int64]) -> Box:
 
 
 def _merged(boxes: list[Box], shape: tuple[int, ...]) -> tuple[Box, ...]:
-    """The rectangles around boxes that touch, each somewhat larger than what was found."""
+    """The rectangles around boxes that touch, each larger than what was found: letters at its ends may be missed."""
     covered = np.zeros(shape, dtype=bool)
     for top, bottom, left, right in boxes:
-        rim = max(2, (bottom - top) // 2)
-        covered[max(top - rim, 0) : bottom + rim, max(left - rim, 0) : right + rim] = True
+        rim, side = max(2, (bottom - top) // 2), 2 * (bottom - top)
+        covered[max(top - rim, 0) : bottom + rim, max(left - side, 0) : right + side] = True
     places = ndimage.find_objects(ndimage.label(covered)[0])
     return tuple((r.start, r.stop, c.start, c.stop) for r, c in places)
