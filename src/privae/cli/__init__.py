@@ -29,6 +29,7 @@ _VERBS = (
     "privae.custodian.budgets",
     "privae.custodian.ledgers",
     "privae.custodian.deidentifying",
+    "privae.custodian.images",
 )
 
 app = typer.Typer(
