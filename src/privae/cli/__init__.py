@@ -30,6 +30,7 @@ _VERBS = (
     "privae.custodian.ledgers",
     "privae.custodian.deidentifying",
     "privae.custodian.images",
+    "privae.custodian.anchoring",
 )
 
 app = typer.Typer(
