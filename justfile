@@ -16,6 +16,7 @@ check:
     lint-imports
     python scripts/map.py --check
     python scripts/figures.py --check
+    python scripts/contract.py --check
 
 # the tests; arguments go to pytest
 test *arguments:

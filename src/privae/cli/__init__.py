@@ -24,6 +24,7 @@ _VERBS = (
     "privae.service.recommending",
     "privae.service.continuing",
     "privae.service.serving",
+    "privae.custodian.anchoring",
 )
 
 app = typer.Typer(
