@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from privae import files
 from privae.cli import main
 from privae.custodian import anchoring
 from privae.custody import anchor
@@ -37,6 +38,9 @@ def room(tmp_path_factory):
         writers = [account.address for account in accounts]
         contract = anchor.deploy(on, accounts[0], writers[:2], anchor.Terms()).contract
         lines = [entry.line() for entry in ledger.entries]
+        # the tester finds gas by trying ten times; once is enough to meet a refusal
+        backend = tester.backend
+        patch.setattr(backend, "estimate_gas", lambda call, *_: (backend.call(call), 400_000)[1])
         yield SimpleNamespace(
             folder=folder, keys=keys, writers=writers, contract=contract, on=on, lines=lines
         )
@@ -111,9 +115,7 @@ def test_nothing_of_the_ledger_is_on_the_chain(run, at, room):
     assert not [word for word in known if word in data]
 
 
-@pytest.mark.parametrize(
-    ("entry", "field", "value"), [(1, "epsilon", 0.01), (1, "phase", "norms"), (0, "time", "2020-01-01")]
-)
+@pytest.mark.parametrize(("entry", "field", "value"), [(1, "epsilon", 0.01), (0, "time", "2020-01-01")])
 def test_a_rewritten_ledger_is_found(run, at, entry, field, value):
     run("anchor", *run.mine, "--quiet")
     rewrite(at.path, entry, field, value)
@@ -124,12 +126,6 @@ def test_a_rewritten_ledger_is_found(run, at, entry, field, value):
         error = json.loads(run("anchored", "--contract", at.contract, "--json", code=6).out)
         assert (error["holds"], error["error"]["exit_code"]) == (False, 6)
         assert "NO" in said.out
-
-
-def test_a_ledger_that_lost_its_end_is_found(run, at):
-    run("anchor", *run.mine, "--quiet")
-    at.path.write_bytes(Ledger.load(at.path).entries[0].line())
-    assert "rewritten" in run("anchored", "--contract", at.contract, code=6).err
 
 
 def test_another_reader_needs_the_ledger_and_its_anchors_file(run, at, tmp_path):
@@ -178,6 +174,22 @@ def test_every_mistake_is_one_line(run, at, more, said):
     known = {"contract": at.contract, "stranger": at.writers[2], "folder": at.folder}
     given = [part for text in more for part in (run.key(0) if text == "{key}" else [text.format(**known)])]
     assert said in run("anchor", *given, code=2).err
+
+
+def test_a_run_that_was_killed_is_run_again(run, at, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(anchor, "_settled", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run("anchor", *run.mine, code=130)  # the transaction is out, and nobody waited for it
+    salt = Anchors.load(at.anchors).salt
+    assert "names no account" in run("anchored", "--contract", at.contract, code=2).err
+    assert "nothing was sent" in run("anchor", *run.mine).out
+    assert Anchors.load(at.anchors).salt == salt
+    assert "the first 2 are" in run("anchored", "--contract", at.contract).out
+
+
+def test_two_at_once_do_not_anchor_twice(run, at):
+    with files.owned(at.anchors):
+        assert "in use by another process" in run("anchor", *run.mine, code=2).err
 
 
 def test_a_chain_that_is_another_one_than_before_is_refused(run, at):

@@ -38,6 +38,9 @@ def room(tester):
         keys = [key.to_bytes() for key in tester.backend.account_keys[:3]]
         one, two, stranger = (anchor.account(on, key) for key in keys)
         contract = anchor.deploy(on, one, [one.address, two.address], TERMS).contract
+        # the tester finds gas by trying ten times; once is enough to meet a refusal
+        backend = tester.backend
+        patch.setattr(backend, "estimate_gas", lambda call, *_: (backend.call(call), 400_000)[1])
         yield SimpleNamespace(on=on, one=one, two=two, stranger=stranger, contract=contract, key=keys[0])
 
 
@@ -73,11 +76,11 @@ def test_the_same_head_again_is_free_of_effect(room):
     assert room.on._web3.eth.block_number == before
 
 
-@pytest.mark.parametrize("given", [head("c", 2), head("c", 3, b"other")])
-def test_sizes_only_grow(room, given, monkeypatch):
+def test_sizes_only_grow(room, monkeypatch):
     put(room, head("c"))
-    with pytest.raises(ArtifactError, match="nothing was sent"):
-        put(room, given)
+    for given in (head("c", 2), head("c", 3, b"other")):
+        with pytest.raises(ArtifactError, match="nothing was sent"):
+            put(room, given)
     monkeypatch.setattr(anchor, "_newest", lambda *_: None)  # as if another process came in between
     with pytest.raises(UsageError, match="as many entries or more") as caught:
         put(room, given)
@@ -207,23 +210,62 @@ def test_what_is_sent_is_the_head_and_nothing_else(room):
     assert sent["value"] == 0
 
 
-def test_blocks_of_consortia_are_read(room, tester, monkeypatch):
-    """Signatures in extraData, and no base fee: Clique and IBFT before EIP-1559."""
-    from web3 import EthereumTesterProvider
+def consortium(writer, contract, given):
+    """A node over HTTP, as its JSON is: signatures in extraData, and neither base fee nor effective gas price."""
+    from web3 import Web3
 
-    class Consortium(EthereumTesterProvider):
-        def make_request(self, method, params):
-            answer = super().make_request(method, params)
-            if method == "eth_getBlockByNumber" and answer.get("result"):
-                kept = {k: v for k, v in answer["result"].items() if k != "base_fee_per_gas"}
-                return {**answer, "result": {**kept, "extra_data": "0x" + "ab" * 97}}
-            return answer
+    told, word, sent = {}, "{:064x}".format, []
+    parts = given.log.hex() + word(given.size) + given.root.hex()
+    call = {
+        "from": writer,
+        "to": contract,
+        "input": "0x4dc409c2" + parts,
+        "hash": "0x" + "1" * 64,
+        "gasPrice": "0x2",
+    }
+    block = {"number": "0x7", "timestamp": "0x65", "extraData": "0x" + "ab" * 97, "transactions": [call]}
+    empty = {"from": writer, "to": None, "input": "0x", "hash": "0x" + "2" * 64}
+    seen = {"transactionHash": call["hash"], "status": "0x1", "blockNumber": "0x7", "gasUsed": "0x5"}
 
-    monkeypatch.setattr(anchor, "_provider", lambda rpc: Consortium(tester))
-    on = anchor.chain(RPC)
-    by = anchor.account(on, room.key)
-    assert "gasPrice" in anchor._fee(on._web3.eth)
-    assert anchor.anchor(on, by, room.contract, head("l"), TERMS) is not None
+    def called(params):
+        name = params[0]["data"][2:10]
+        head = word(given.size) + given.root.hex() + word(0x65) + word(7)
+        return "0x" + {"at": head, "count": word(len(sent)), "writers": word(1)}[told[name]]
+
+    for function in ("at(address,bytes32,uint256)", "count(address,bytes32)", "writers(address)"):
+        told[Web3.keccak(text=function)[:4].hex()] = function.split("(")[0]
+    return {
+        "eth_chainId": lambda _: "0x539",
+        "eth_getCode": lambda _: anchor._compiled()["bytecode_runtime"],
+        "eth_call": called,
+        "eth_blockNumber": lambda _: "0x8",
+        "eth_getBlockByNumber": lambda _: block | {"transactions": [empty, call]},
+        "eth_getTransactionCount": lambda _: "0x3",
+        "eth_estimateGas": lambda _: "0x64",
+        "eth_gasPrice": lambda _: "0x2",
+        "eth_sendRawTransaction": lambda params: sent.append(params[0]) or call["hash"],
+        "eth_getTransactionReceipt": lambda _: seen,
+        "eth_getTransactionByHash": lambda _: call,
+    }, sent
+
+
+def test_an_old_chain_of_a_consortium_is_served_over_http(room, served):
+    given = head("l")
+    answers, sent = consortium(room.one.address, room.contract, given)
+
+    def answer(body):
+        asked = json.loads(body)
+        result = answers[asked["method"]](asked["params"])
+        return json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}).encode()
+
+    on = anchor.chain(served(200, answer), 1337)
+    done = anchor.anchor(on, anchor.account(on, room.key), room.contract, given, TERMS)
+    assert (done.block, done.cost * anchor.COIN, len(sent)) == (7, 10, 1)
+    found = list(anchor.anchored(on, room.contract, room.one.address, given.log))
+    assert found == [anchor.Anchored(3, given.root, 0x65, 7, "0x" + "1" * 64, 2)]
+    answers["eth_getBlockByNumber"] = lambda _: None
+    with pytest.raises(ProtocolError, match="does not keep block 7"):
+        list(anchor.anchored(on, room.contract, room.one.address, given.log))
 
 
 @pytest.mark.parametrize(
@@ -251,15 +293,15 @@ def test_a_node_is_named_by_its_host_alone():
 
 
 @pytest.fixture
-def odd(monkeypatch):
-    """A function of (status, body): the URL of a server that answers so, whatever it is asked."""
+def served(monkeypatch):
+    """A function of (status, answer): the URL of a server that answers so, with a function of what it is asked."""
     servers = []
     monkeypatch.setattr(anchor, "_provider", REAL)
 
-    def made(status, body):
-        class Odd(BaseHTTPRequestHandler):
+    def made(status, answer):
+        class Node(BaseHTTPRequestHandler):
             def do_POST(self):
-                self.rfile.read(int(self.headers["Content-Length"]))
+                body = answer(self.rfile.read(int(self.headers["Content-Length"])))
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -268,7 +310,7 @@ def odd(monkeypatch):
             def log_message(self, *_):
                 pass
 
-        server = HTTPServer(("127.0.0.1", 0), Odd)
+        server = HTTPServer(("127.0.0.1", 0), Node)
         threading.Thread(target=lambda: server.serve_forever(0.01), daemon=True).start()
         servers.append(server)
         return f"http://name:password@127.0.0.1:{server.server_port}/token"
@@ -294,9 +336,9 @@ def odd(monkeypatch):
         ),
     ],
 )
-def test_an_odd_node_is_one_line_without_its_token(odd, status, body, error, said):
+def test_an_odd_node_is_one_line_without_its_token(served, status, body, error, said):
     with pytest.raises(error, match=said) as caught:
-        anchor.chain(odd(status, body))
+        anchor.chain(served(status, lambda _: body))
     assert not {"token", "password", "\n"} & {
         word for word in ("token", "password", "\n") if word in str(caught.value)
     }

@@ -160,7 +160,7 @@ def deploy(on: Chain, by: Account, writers: Sequence[str], terms: Terms) -> Rece
         receipt = _sent(on, by, made.constructor(named), terms)
         address = address_of(str(receipt["contractAddress"]))
         _contract(on, address)
-        return _receipt(receipt, address)
+        return _receipt(on, receipt, address)
 
 
 def anchor(on: Chain, by: Account, contract: str, head: Head, terms: Terms) -> Receipt | None:
@@ -188,7 +188,7 @@ def anchor(on: Chain, by: Account, contract: str, head: Head, terms: Terms) -> R
             raise ProtocolError(
                 f"the node at {on.place} does not show the head that it took; ask another node"
             )
-        return _receipt(receipt, called.address)
+        return _receipt(on, receipt, called.address)
 
 
 def newest(on: Chain, contract: str, writer: str, log: bytes) -> Anchored | None:
@@ -339,9 +339,12 @@ def _settled(on: Chain, name: str, confirmations: int) -> Any:  # noqa: ANN401
     )
 
 
-def _receipt(receipt: Any, contract: str) -> Receipt:  # noqa: ANN401
-    paid = Decimal(receipt["gasUsed"] * receipt["effectiveGasPrice"]) / COIN
-    return Receipt(_hexadecimal(receipt["transactionHash"]), contract, int(receipt["blockNumber"]), paid)
+def _receipt(on: Chain, receipt: Any, contract: str) -> Receipt:  # noqa: ANN401
+    name, price = receipt["transactionHash"], receipt.get("effectiveGasPrice")
+    if price is None:  # nodes that are older than EIP-1559
+        price = on._web3.eth.get_transaction(name)["gasPrice"]
+    paid = Decimal(receipt["gasUsed"] * price) / COIN
+    return Receipt(_hexadecimal(name), contract, int(receipt["blockNumber"]), paid)
 
 
 @contextlib.contextmanager
