@@ -75,7 +75,13 @@ def cleaned(content: bytes, **options) -> tuple[FileDataset, bytes, tuple[str, .
 
 
 TEXT = {"AE", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT", "PN"}
-OTHER = {"AS": "073Y", "DA": "19740312", "DT": "19740312112233", "TM": "112233.4455", "UI": "1.2.840.99999.73010599"}
+OTHER = {
+    "AS": "073Y",
+    "DA": "19740312",
+    "DT": "19740312112233",
+    "TM": "112233.4455",
+    "UI": "1.2.840.99999.73010599",
+}
 
 
 def plant(made: Dataset) -> int:
@@ -131,10 +137,14 @@ def test_what_is_kept_is_a_list_of_known_attributes_without_one_of_the_profile()
     known = {keyword_for_tag(tag) for tag in DicomDictionary}
     kept = {*allowed["numbers"], *allowed["words"]}
     assert kept <= known
-    assert kept.isdisjoint({*allowed["uids"], *allowed["dates"], "PatientAge", "PatientWeight", "PatientSize"})
+    assert kept.isdisjoint(
+        {*allowed["uids"], *allowed["dates"], "PatientAge", "PatientWeight", "PatientSize"}
+    )
     for keyword in kept:
         vr = DicomDictionary[tag_for_keyword(keyword)][0]
-        assert vr in ({"CS", "LO", "SH"} if keyword in allowed["words"] else {"DS", "IS", "FD", "FL", "US", "US or SS"})
+        assert vr in (
+            {"CS", "LO", "SH"} if keyword in allowed["words"] else {"DS", "IS", "FD", "FL", "US", "US or SS"}
+        )
 
 
 def test_required_attributes_are_there_and_the_profile_is_named() -> None:
@@ -143,7 +153,13 @@ def test_required_attributes_are_there_and_the_profile_is_named() -> None:
     assert found.PatientIdentityRemoved == "YES"
     assert found.LongitudinalTemporalInformationModified == "REMOVED"
     assert [item.CodeValue for item in found.DeidentificationMethodCodeSequence] == ["113100"]
-    for keyword in ("StudyDate", "StudyTime", "AccessionNumber", "PatientBirthDate", "ReferringPhysicianName"):
+    for keyword in (
+        "StudyDate",
+        "StudyTime",
+        "AccessionNumber",
+        "PatientBirthDate",
+        "ReferringPhysicianName",
+    ):
         assert found[keyword].is_empty
     assert found.file_meta.MediaStorageSOPInstanceUID == found.SOPInstanceUID
     assert found.PatientID == found.PatientName == keyed.pseudonym(KEY, "4711")
@@ -194,11 +210,18 @@ def test_dates_move_together_for_a_patient_and_only_if_asked() -> None:
     assert nobody["StudyDate"].is_empty
     days = {keyed.offset(KEY, str(who), 3).days for who in range(100)}
     assert days == {-3, -2, -1, 1, 2, 3}
-    assert keyed.moved_date("00010101", keyed.offset(KEY, "x", 3)) in (None, "00010102", "00010103", "00010104")
+    assert keyed.moved_date("00010101", keyed.offset(KEY, "x", 3)) in (
+        None,
+        "00010102",
+        "00010103",
+        "00010104",
+    )
     assert keyed.moved_date("Jane", keyed.offset(KEY, "x", 3)) is None
 
 
-@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
+)
 def test_other_encodings_read(syntax) -> None:
     found, _, _ = cleaned(packed(scan(syntax=syntax)))
     assert found.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
@@ -287,7 +310,7 @@ def test_broken_and_hostile_files_are_refused_in_one_line(caplog) -> None:
     refused(b"", "no DICOM sign")
     refused(whole[:-5], "truncated")
     refused(whole[:200], "")
-    large = whole[:-96 - 4] + struct.pack("<L", 0xFFFFFFF0) + whole[-96:]
+    large = whole[: -96 - 4] + struct.pack("<L", 0xFFFFFFF0) + whole[-96:]
     refused(large, "truncated")
     refused(packed(scan(NumberOfFrames=2)), "several frames")
     refused(packed(scan(sop="1.2.840.10008.5.1.4.1.1.104.1")), "no single image")

@@ -168,15 +168,17 @@ def deidentify_images(  # noqa: PLR0913  one parameter an option
 
 def _check_places(source: Path, output: Path, others: tuple[tuple[Path | None, str], ...]) -> None:
     from privae import files
-    from privae.cli import request
+    from privae.deidentify import archives
 
     for path, ending in others:
-        request.check_outputs(path, (ending,), [source])
-        if path is not None and output.resolve() in (path.resolve(), *path.resolve().parents):
-            raise UsageError(f"{path} lies in {output}, which holds images only; name another place")
-    files.check_writable(output)
-    if os.path.lexists(output):
-        raise UsageError(f"{output} exists; name a new folder, for nothing is mixed or replaced")
+        if path is None:
+            continue
+        files.check_writable(path)
+        if path.suffix.lower() != ending:
+            raise UsageError(f"{path.name} must end in {ending}")
+        if path.exists() and path.samefile(source):
+            raise UsageError(f"{path} is what is read; name another output")
+    archives.check_new(output)
     if source.is_dir() and source.resolve() in output.resolve().parents:
         raise UsageError(f"{output} lies in {source}, which is read; name another place")
 
