@@ -82,7 +82,7 @@ def measured(count: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--count", type=int, default=50, help="images of each kind")
+    parser.add_argument("--count", type=int, default=20, help="images of each kind")
     count = parser.parse_args().count
     found = measured(count)
     for name, row in found.items():

@@ -190,6 +190,20 @@ def test_words_that_are_not_of_the_list_and_long_numbers_go() -> None:
     assert {"BodyPartExamined", "ScanningSequence", "InstanceNumber", "ImageType"} <= set(removed)
 
 
+def test_numbers_out_of_range_are_removed_or_refused() -> None:
+    from pydicom.dataelem import DataElement
+
+    made = scan()
+    made.add(DataElement("PixelPaddingValue", "SS", -2000))
+    assert "PixelPaddingValue" not in cleaned(packed(made))[0]
+    made = scan(np.array([[-3, 4]], dtype=np.int16))
+    made.add(DataElement("PixelPaddingValue", "SS", -2000))
+    assert cleaned(packed(made))[0].PixelPaddingValue == -2000
+    made.add(DataElement("AcquisitionMatrix", "SL", 10**9))
+    with pytest.raises(DataError, match="cannot hold"):
+        cleaned(packed(made))
+
+
 def test_dates_move_together_for_a_patient_and_only_if_asked() -> None:
     first = scan(StudyDate="20240101", AcquisitionDate="20240111", StudyTime="112233")
     second = scan(StudyDate="20240501")
@@ -339,6 +353,16 @@ def test_deep_nesting_and_bombs_are_refused(monkeypatch) -> None:
     start = 132 + 12 + struct.unpack("<L", text[140:144])[0]
     assert meta_end > 132
     refused(text[:start] + zipped, "unpacks to more")
+
+
+def test_more_elements_than_an_image_has_are_refused(monkeypatch) -> None:
+    monkeypatch.setattr(dicom._Counted, "left", 1000)
+    head = packed(scan())
+    at = head.index(struct.pack("<HH", 0x7FE0, 0x0010))
+    items = struct.pack("<HH2sHL", 0x0040, 0x0275, b"SQ", 0, 0xFFFFFFFF)
+    items += struct.pack("<HHL", 0xFFFE, 0xE000, 0) * 2000 + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    refused(head[:at] + items + head[at:], "more elements")
+    assert dicom.read(head, KEY).ending == ".dcm"
 
 
 def test_the_first_bytes_alone_decide_and_any_cut_is_refused_or_read() -> None:
