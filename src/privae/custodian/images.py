@@ -155,9 +155,9 @@ def deidentify_images(  # noqa: PLR0913  one parameter an option
         )
         with archives.staged(output) as folder:
             rows, views = _all(found, source.name, folder, choices, watch)
-            _write_beside(found, rows, report, names)
-            if npz is not None:
+            if npz is not None and views:
                 _write_stack(npz, views)
+            _write_beside(found, rows, report, names)
     _conclude(out, output, rows, found.skipped, (npz, report, names))
 
 
