@@ -75,7 +75,13 @@ def cleaned(content: bytes, **options) -> tuple[FileDataset, bytes, tuple[str, .
 
 
 TEXT = {"AE", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT", "PN"}
-OTHER = {"AS": "073Y", "DA": "19740312", "DT": "19740312112233", "TM": "112233.4455", "UI": "1.2.840.99999.73010599"}
+OTHER = {
+    "AS": "073Y",
+    "DA": "19740312",
+    "DT": "19740312112233",
+    "TM": "112233.4455",
+    "UI": "1.2.840.99999.73010599",
+}
 
 
 def plant(made: Dataset) -> int:
@@ -131,10 +137,14 @@ def test_what_is_kept_is_a_list_of_known_attributes_without_one_of_the_profile()
     known = {keyword_for_tag(tag) for tag in DicomDictionary}
     kept = {*allowed["numbers"], *allowed["words"]}
     assert kept <= known
-    assert kept.isdisjoint({*allowed["uids"], *allowed["dates"], "PatientAge", "PatientWeight", "PatientSize"})
+    assert kept.isdisjoint(
+        {*allowed["uids"], *allowed["dates"], "PatientAge", "PatientWeight", "PatientSize"}
+    )
     for keyword in kept:
         vr = DicomDictionary[tag_for_keyword(keyword)][0]
-        assert vr in ({"CS", "LO", "SH"} if keyword in allowed["words"] else {"DS", "IS", "FD", "FL", "US", "US or SS"})
+        assert vr in (
+            {"CS", "LO", "SH"} if keyword in allowed["words"] else {"DS", "IS", "FD", "FL", "US", "US or SS"}
+        )
 
 
 def test_required_attributes_are_there_and_the_profile_is_named() -> None:
@@ -143,7 +153,13 @@ def test_required_attributes_are_there_and_the_profile_is_named() -> None:
     assert found.PatientIdentityRemoved == "YES"
     assert found.LongitudinalTemporalInformationModified == "REMOVED"
     assert [item.CodeValue for item in found.DeidentificationMethodCodeSequence] == ["113100"]
-    for keyword in ("StudyDate", "StudyTime", "AccessionNumber", "PatientBirthDate", "ReferringPhysicianName"):
+    for keyword in (
+        "StudyDate",
+        "StudyTime",
+        "AccessionNumber",
+        "PatientBirthDate",
+        "ReferringPhysicianName",
+    ):
         assert found[keyword].is_empty
     assert found.file_meta.MediaStorageSOPInstanceUID == found.SOPInstanceUID
     assert found.PatientID == found.PatientName == keyed.pseudonym(KEY, "4711")
@@ -174,6 +190,20 @@ def test_words_that_are_not_of_the_list_and_long_numbers_go() -> None:
     assert {"BodyPartExamined", "ScanningSequence", "InstanceNumber", "ImageType"} <= set(removed)
 
 
+def test_numbers_out_of_range_are_removed_or_refused() -> None:
+    from pydicom.dataelem import DataElement
+
+    made = scan()
+    made.add(DataElement("PixelPaddingValue", "SS", -2000))
+    assert "PixelPaddingValue" not in cleaned(packed(made))[0]
+    made = scan(np.array([[-3, 4]], dtype=np.int16))
+    made.add(DataElement("PixelPaddingValue", "SS", -2000))
+    assert cleaned(packed(made))[0].PixelPaddingValue == -2000
+    made.add(DataElement("AcquisitionMatrix", "SL", 10**9))
+    with pytest.raises(DataError, match="cannot hold"):
+        cleaned(packed(made))
+
+
 def test_dates_move_together_for_a_patient_and_only_if_asked() -> None:
     first = scan(StudyDate="20240101", AcquisitionDate="20240111", StudyTime="112233")
     second = scan(StudyDate="20240501")
@@ -194,11 +224,18 @@ def test_dates_move_together_for_a_patient_and_only_if_asked() -> None:
     assert nobody["StudyDate"].is_empty
     days = {keyed.offset(KEY, str(who), 3).days for who in range(100)}
     assert days == {-3, -2, -1, 1, 2, 3}
-    assert keyed.moved_date("00010101", keyed.offset(KEY, "x", 3)) in (None, "00010102", "00010103", "00010104")
+    assert keyed.moved_date("00010101", keyed.offset(KEY, "x", 3)) in (
+        None,
+        "00010102",
+        "00010103",
+        "00010104",
+    )
     assert keyed.moved_date("Jane", keyed.offset(KEY, "x", 3)) is None
 
 
-@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
+)
 def test_other_encodings_read(syntax) -> None:
     found, _, _ = cleaned(packed(scan(syntax=syntax)))
     assert found.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
@@ -287,7 +324,7 @@ def test_broken_and_hostile_files_are_refused_in_one_line(caplog) -> None:
     refused(b"", "no DICOM sign")
     refused(whole[:-5], "truncated")
     refused(whole[:200], "")
-    large = whole[:-96 - 4] + struct.pack("<L", 0xFFFFFFF0) + whole[-96:]
+    large = whole[: -96 - 4] + struct.pack("<L", 0xFFFFFFF0) + whole[-96:]
     refused(large, "truncated")
     refused(packed(scan(NumberOfFrames=2)), "several frames")
     refused(packed(scan(sop="1.2.840.10008.5.1.4.1.1.104.1")), "no single image")
@@ -316,6 +353,16 @@ def test_deep_nesting_and_bombs_are_refused(monkeypatch) -> None:
     start = 132 + 12 + struct.unpack("<L", text[140:144])[0]
     assert meta_end > 132
     refused(text[:start] + zipped, "unpacks to more")
+
+
+def test_more_elements_than_an_image_has_are_refused(monkeypatch) -> None:
+    monkeypatch.setattr(dicom._Counted, "left", 1000)
+    head = packed(scan())
+    at = head.index(struct.pack("<HH", 0x7FE0, 0x0010))
+    items = struct.pack("<HH2sHL", 0x0040, 0x0275, b"SQ", 0, 0xFFFFFFFF)
+    items += struct.pack("<HHL", 0xFFFE, 0xE000, 0) * 2000 + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    refused(head[:at] + items + head[at:], "more elements")
+    assert dicom.read(head, KEY).ending == ".dcm"
 
 
 def test_the_first_bytes_alone_decide_and_any_cut_is_refused_or_read() -> None:

@@ -45,7 +45,13 @@ def png(pixels=SMOOTH, **options) -> bytes:
 def jpeg(pixels=SMOOTH, orientation=1) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(
-        file, "JPEG", quality=95, exif=exif(orientation), comment=PLANTED, icc_profile=PLANTED * 20, xmp=PLANTED
+        file,
+        "JPEG",
+        quality=95,
+        exif=exif(orientation),
+        comment=PLANTED,
+        icc_profile=PLANTED * 20,
+        xmp=PLANTED,
     )
     photoshop = b"Photoshop 3.0\x008BIM\x04\x04\0\0" + struct.pack(">L", 14) + b"\x1c\x02\x50\0\x09" + PLANTED
     content = file.getvalue()
@@ -100,7 +106,14 @@ def test_every_mode_reads_and_hidden_colors_show(mode) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"GIF89a" + bytes(40), png()[:300], jpeg()[:-400], b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0" + bytes(90)],
+    [
+        b"",
+        b"GIF89a" + bytes(40),
+        png()[:300],
+        jpeg()[:-400],
+        b"\x89PNG\r\n\x1a\n",
+        b"\xff\xd8\xff\xe0" + bytes(90),
+    ],
     ids=["empty", "gif", "cut png", "cut jpeg", "sign alone", "no jpeg"],
 )
 def test_what_is_no_whole_picture_is_refused(content) -> None:
@@ -120,7 +133,10 @@ def test_bombs_and_several_frames_are_refused() -> None:
     head = struct.pack(">LLBBBBB", 9000, 9000, 8, 0, 0, 0, 0)
     with pytest.raises(DataError, match="more than"):
         pictures.read(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IEND", b""))
-    frames, file = [Image.fromarray(SMOOTH), Image.fromarray(SMOOTH.T[:30].repeat(2, 0)[:40, :30])], io.BytesIO()
+    frames, file = (
+        [Image.fromarray(SMOOTH), Image.fromarray(SMOOTH.T[:30].repeat(2, 0)[:40, :30])],
+        io.BytesIO(),
+    )
     frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
     with pytest.raises(DataError, match="several frames"):
         pictures.read(file.getvalue())
@@ -157,7 +173,9 @@ def test_colored_text_and_text_on_structure_are_found() -> None:
 def test_images_without_text_are_left_alone() -> None:
     rng = np.random.default_rng(1)
     y, x = np.mgrid[-1:1:160j, -1:1:160j]
-    phantom = sum(60.0 * ((x / a) ** 2 + ((y - c) / b) ** 2 < 1) for a, b, c in [(0.9, 0.8, 0), (0.2, 0.3, 0.2)])
+    phantom = sum(
+        60.0 * ((x / a) ** 2 + ((y - c) / b) ** 2 < 1) for a, b, c in [(0.9, 0.8, 0), (0.2, 0.3, 0.2)]
+    )
     grounds = [
         np.zeros((50, 50), np.uint8),
         np.full((50, 50), 9, np.int16),

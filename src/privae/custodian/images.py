@@ -155,28 +155,25 @@ def deidentify_images(  # noqa: PLR0913  one parameter an option
         )
         with archives.staged(output) as folder:
             rows, views = _all(found, source.name, folder, choices, watch)
-            _write_beside(found, rows, report, names)
-            if not any(row.written for row in rows):
-                raise PrivacyRefused(
-                    "every file may show text or a person, so nothing was written; look at them, then --burned-in "
-                    "mask or keep"
-                )
-            if npz is not None:
+            if npz is not None and views:
                 _write_stack(npz, views)
+            _write_beside(found, rows, report, names)
     _conclude(out, output, rows, found.skipped, (npz, report, names))
 
 
 def _check_places(source: Path, output: Path, others: tuple[tuple[Path | None, str], ...]) -> None:
     from privae import files
-    from privae.cli import request
+    from privae.deidentify import archives
 
     for path, ending in others:
-        request.check_outputs(path, (ending,), [source])
-        if path is not None and output.resolve() in (path.resolve(), *path.resolve().parents):
-            raise UsageError(f"{path} lies in {output}, which holds images only; name another place")
-    files.check_writable(output)
-    if os.path.lexists(output):
-        raise UsageError(f"{output} exists; name a new folder, for nothing is mixed or replaced")
+        if path is None:
+            continue
+        files.check_writable(path)
+        if path.suffix.lower() != ending:
+            raise UsageError(f"{path.name} must end in {ending}")
+        if path.exists() and path.samefile(source):
+            raise UsageError(f"{path} is what is read; name another output")
+    archives.check_new(output)
     if source.is_dir() and source.resolve() in output.resolve().parents:
         raise UsageError(f"{output} lies in {source}, which is read; name another place")
 
@@ -193,13 +190,13 @@ def _all(
     for at, content in enumerate(found):
         try:
             kind, opened = _opened(content, choices)
+            digest = hashlib.sha256(content).digest()
+            seen[digest] += 1
+            target = _new_name(choices.key, digest, seen[digest]) + opened.ending
+            row = _one(opened, (at + 1, kind, target), folder, choices, views)
         except DataError as error:
             watch.aside(f"file {at + 1} is {found.names[at]}")
             raise DataError(f"file {at + 1} of {len(found.names)} in {name} {error}") from None
-        digest = hashlib.sha256(content).digest()
-        seen[digest] += 1
-        target = _new_name(choices.key, digest, seen[digest]) + opened.ending
-        row = _one(opened, (at + 1, kind, target), folder, choices, views)
         if row.written is None:
             watch.aside(f"not written: {found.names[at]}: {'; '.join(row.flags)}")
         else:
@@ -262,6 +259,7 @@ def _new_name(key: bytes, digest: bytes, count: int) -> str:
 
 
 def _write_beside(found: "Source", rows: list[Row], report: Path | None, names: Path | None) -> None:
+    """The report and the map of names. Errors: PrivacyRefused, after them, where no image is left to write."""
     from privae import files
 
     if report is not None:
@@ -277,6 +275,10 @@ def _write_beside(found: "Source", rows: list[Row], report: Path | None, names: 
         writer.writerow(("file", "source", "written"))
         writer.writerows((row.file, found.names[row.file - 1], row.written or "") for row in rows)
         files.write_secretly(names, text.getvalue().encode("utf-8", "surrogateescape"))
+    if not any(row.written for row in rows):
+        raise PrivacyRefused(
+            "every file may show text or a person, so nothing was written; look at them, then --burned-in mask or keep"
+        )
 
 
 def _write_stack(path: Path, views: dict[str, "NDArray[np.uint8]"]) -> None:

@@ -176,6 +176,13 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+def check_new(folder: Path) -> None:
+    """Raise UsageError for a folder that is there already, or could not be made."""
+    if os.path.lexists(folder):
+        raise UsageError(f"{folder} exists; name a new folder, for nothing is mixed or replaced")
+    files.check_writable(folder)
+
+
 @contextlib.contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """A new folder that appears under its name whole, when the block ends without an error, or not at all.
@@ -183,9 +190,7 @@ def staged(folder: Path) -> Iterator[Path]:
     It is filled under a hidden name beside; a process that is killed may leave that one behind.
     Errors: UsageError where something has the name already, or it cannot be written; ResourceError for a full disk.
     """
-    files.check_writable(folder)
-    if os.path.lexists(folder):
-        raise UsageError(f"{folder} exists; name a new folder, for nothing is mixed or replaced")
+    check_new(folder)
     try:
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:

@@ -114,6 +114,18 @@ def _opened(content: bytes, key: bytes, shift_days: int) -> Opened:
     )
 
 
+class _Counted(io.BytesIO):
+    """Bytes that are read no more than so many times: a small file can say that it has a billion elements."""
+
+    left = 500_000
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise DataError("holds more elements than an image does; do not trust it")
+        return super().read(size)
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep pydicom from logging and warning: it quotes what it reads."""
@@ -138,7 +150,7 @@ def _parsed(content: bytes) -> tuple[Dataset, str]:
     """The elements of a file, whole, and its transfer syntax."""
     if not is_dicom(content):
         raise DataError("has no DICOM sign after a preamble of 128 bytes")
-    file = io.BytesIO(content)
+    file = _Counted(content)
     file.seek(_START + len(_SIGN))
     meta = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
     _check_whole(meta)
@@ -146,7 +158,7 @@ def _parsed(content: bytes) -> tuple[Dataset, str]:
     if not syntax:
         raise DataError("does not say its transfer syntax; write it again with its device's software")
     if syntax == DeflatedExplicitVRLittleEndian:
-        file = io.BytesIO(_inflated(file.read()))
+        file = _Counted(_inflated(file.read()))
     found = read_dataset(file, syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian)
     _check_whole(found)
     return found, syntax
@@ -316,17 +328,17 @@ def _describe(made: Dataset, layout: Layout) -> None:
     made.PhotometricInterpretation = "RGB" if layout.colors in _PACKED else layout.colors
     if layout.samples == 3:
         made.PlanarConfiguration = 0
+    lowest, most = (-(2**15), 2**15) if layout.signed else (0, 2**16)
+    if "PixelPaddingValue" in made and not lowest <= int(made.PixelPaddingValue) < most:
+        del made.PixelPaddingValue
 
 
 def _gone(source: Dataset, kept: set[str]) -> tuple[str, ...]:
     """Keywords of the dictionary, never values; what is not in the dictionary, by its kind."""
     as_is = {*kept, *_SHAPE, "PixelData", "PhotometricInterpretation", "PlanarConfiguration", "SOPClassUID"}
-    names = {_name(tag) for tag in source.keys() if _has_value(source, tag)}  # noqa: SIM118
+    filled = (tag for tag in source.keys() if getattr(source.get_item(tag), "value", None))  # noqa: SIM118
+    names = {_name(tag) for tag in filled}
     return tuple(sorted(names - as_is))
-
-
-def _has_value(source: Dataset, tag: BaseTag) -> bool:
-    return bool(getattr(source.get_item(tag), "value", None))
 
 
 def _name(tag: BaseTag) -> str:
@@ -376,6 +388,11 @@ def _written(facts: Dataset, pixels: NDArray[Any], says: str | None) -> bytes:
     made.file_meta.MediaStorageSOPClassUID = facts.SOPClassUID
     made.file_meta.MediaStorageSOPInstanceUID = facts.SOPInstanceUID
     file = io.BytesIO()
-    with _quiet():
-        pydicom.dcmwrite(file, made, enforce_file_format=True)
+    try:
+        with _quiet():
+            pydicom.dcmwrite(file, made, enforce_file_format=True)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  privacy: the text of what pydicom raises quotes values
+        raise DataError("holds a number that its attribute cannot hold; correct or remove it") from None
     return file.getvalue()
