@@ -20,7 +20,7 @@ from privae import files
 from privae.custody import keys, logs
 from privae.custody.heads import MOST, SignedHead, format_of
 from privae.custody.logs import Log
-from privae.errors import ArtifactError, UsageError
+from privae.errors import ArtifactError, PrivacyRefused, UsageError
 from privae.federated import chain
 from privae.federated.chain import Step, Verified, examined, head_of
 from privae.federated.study import Study
@@ -90,7 +90,9 @@ def leaves_of(
 
     Errors: ArtifactError for a round that no charge covers.
     """
-    yield _line({"kind": "study", "hash": study.hash, "study": study.model_dump(mode="json")})
+    facts = study.model_dump(mode="json")
+    # canonical JSON sorts names, and who sums with whom follows from their order
+    yield _line({"kind": "study", "hash": study.hash, "roster": list(study.sites), "study": facts})
     yield _line({"kind": "plan", "plan": finite(plan.model_dump(mode="python"))})
     left, covered = iter(entries), dict[str, int]()
     for step in steps:
@@ -261,7 +263,9 @@ def _check_cap(ledger: Ledger) -> None:
 def _study_of(log: Log) -> Verified:
     try:
         said = [json.loads(leaf) for leaf in log.leaves]
-        study, plan = Study.model_validate(said[0]["study"]), Plan.model_validate(said[1]["plan"])
+        facts = said[0]["study"]
+        facts["sites"] = {name: facts["sites"][name] for name in said[0]["roster"]}
+        study, plan = Study.model_validate(facts), Plan.model_validate(said[1]["plan"])
         model = str(said[-1]["model"]) if said[-1].get("kind") == "end" else ""
         books = b"".join(
             leaf for leaf, one in zip(log.leaves, said, strict=True) if "plan_hash" in one
@@ -275,7 +279,7 @@ def _study_of(log: Log) -> Verified:
     try:
         found = examined(study, plan, (books, told), {**log.marks, "model": model})
         again = tuple(leaves_of(study, plan, found.ledger.entries, found.steps, model))
-    except UsageError as error:  # of a study or plan that nobody wrote so
+    except (UsageError, PrivacyRefused) as error:  # of a study or plan that no privae wrote
         raise ArtifactError(f"the study's log does not hold: {error}") from None
     if log.leaves != again:
         raise ArtifactError(_ORDER)
