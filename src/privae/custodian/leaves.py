@@ -58,6 +58,8 @@ def read(source: str, heads: Sequence[SignedHead] = ()) -> "Checked":
 
 def content_of(path: Path) -> bytes:
     """The bytes of a file that begins like JSON; none of another one, or of one that is not there."""
+    if not path.is_file():
+        return b""
     try:
         with path.open("rb") as file:
             start = file.read(1)
@@ -220,8 +222,7 @@ def recomputed(ledger: Ledger) -> tuple[int, int]:
     Errors: ArtifactError for an epsilon that does not follow from the events, or a cap that does not hold.
     """
     _check_cap(ledger)
-    entries = [entry for entry in ledger.entries if "noise_multiplier" in entry.event]
-    spends = [list(of) for _, of in groupby(entries, key=_spend_of(ledger))]
+    spends = [list(of) for _, of in groupby(_charges(ledger), key=_spend_of(ledger))]
     effort, done = 0, 0
     for spend in [*spends[-1:], *spends[:-1]]:
         effort += spend[-1].index
@@ -239,6 +240,11 @@ def recomputed(ledger: Ledger) -> tuple[int, int]:
     return done, len(spends)
 
 
+def _charges(ledger: Ledger) -> list[Entry]:
+    """The entries that stand for events; the others are terms."""
+    return [entry for entry in ledger.entries if "noise_multiplier" in entry.event]
+
+
 def _spend_of(ledger: Ledger) -> Any:  # noqa: ANN401  a key of groups
     """What charges of one spend have in common: under a cap a spend is one whole plan."""
     return lambda entry: (entry.plan_hash, entry.attempt) if ledger.cap else entry.index
@@ -246,14 +252,13 @@ def _spend_of(ledger: Ledger) -> Any:  # noqa: ANN401  a key of groups
 
 def _check_cap(ledger: Ledger) -> None:
     """Errors: ArtifactError where more was spent than the ledger's cap admits (see `Ledger`)."""
-    cap, events = ledger.cap, ledger.events
+    cap, events, entries = ledger.cap, ledger.events, _charges(ledger)
     if cap is None or not events:
         return
-    added = math.fsum(float(entry.event.get("added_delta", 0)) for entry in ledger.entries)
+    added = math.fsum(float(entry.event.get("added_delta", 0)) for entry in entries)
     if added <= accountant.ADDED_SHARE * cap.delta and cap.used(events, ledger.relation) <= 1 + _CLOSE:
         return
-    charged = [entry for entry in ledger.entries if entry.event.get("steps")]
-    alone = len({(entry.plan_hash, entry.attempt) for entry in charged}) == 1
+    alone = len({(entry.plan_hash, entry.attempt) for entry in entries}) == 1
     if not alone or accountant.epsilon(events, cap.delta - added, ledger.relation) > cap.epsilon * (
         1 + _CLOSE
     ):
