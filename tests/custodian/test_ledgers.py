@@ -194,8 +194,7 @@ def test_a_log_that_was_cut_off_shows_by_any_head_that_is_left(book, hands) -> N
         leaves.checked(Log("ledger", book.leaves[:3], book.heads[:1])).require([hands["oslo"].public])
 
 
-def test_entries_that_were_written_anew_do_not_fit_a_head(opened, book, tmp_path) -> None:
-    other = leaves.of_ledger(opened(tmp_path / "other.ledger", spends=4))
+def test_entries_that_were_written_anew_do_not_fit_a_head(book) -> None:
     anew = Ledger.parse(b"".join(book.leaves[:1]).decode())
     anew.spend([Charge("ef" * 32, "ab" * 32, "moments", Event(8.0))])
     anew.spend([Charge("ee" * 32, "ab" * 32, "moments", Event(8.0))])
@@ -203,7 +202,6 @@ def test_entries_that_were_written_anew_do_not_fit_a_head(opened, book, tmp_path
     forged = Log("ledger", tuple(entry.line() for entry in anew.entries), book.heads)
     with pytest.raises(ArtifactError, match="not those whose head was signed"):
         checked(forged.dumps())
-    assert other.name == book.name  # the first entries are the same: same terms, same day
 
 
 def test_heads_of_strangers_and_of_other_logs_are_refused(finished, book, hands) -> None:
@@ -222,7 +220,7 @@ def test_heads_of_strangers_and_of_other_logs_are_refused(finished, book, hands)
 
 
 @pytest.mark.parametrize("size", [4, 5])
-def test_a_key_that_signs_two_versions_is_named(opened, book, hands, tmp_path, size) -> None:
+def test_a_key_that_signs_two_versions_is_named(book, hands, size) -> None:
     fork = Ledger.parse(b"".join(book.leaves[:3]).decode())
     for number in range(size - 3):
         fork.spend([Charge(f"{number}f", "ab" * 32, "moments", Event(8.0))])
@@ -236,12 +234,9 @@ def test_a_key_that_signs_two_versions_is_named(opened, book, hands, tmp_path, s
     unsigned = leaves.of_ledger(fork)
     with pytest.raises(ArtifactError, match="differ from entry 3 on, and no key signed both"):
         logs.extended(book, unsigned)
+    mine = signed(Log("ledger", book.leaves), hands["oslo"])
     with pytest.raises(Equivocation) as caught:
-        logs.extended(
-            Log("ledger", book.leaves, book.heads[:1]), signed(unsigned, hands["bern"])
-        ) if False else (
-            logs.extended(signed(Log("ledger", book.leaves), hands["oslo"]), signed(unsigned, hands["bern"]))
-        )
+        logs.extended(mine, signed(unsigned, hands["bern"]))
     assert caught.value.evidence.signers == ()
 
 
@@ -307,7 +302,7 @@ def test_a_proof_stands_by_itself_and_no_byte_of_it_can_be_changed(book, hands, 
             ask()
 
 
-def test_a_proof_of_another_version_than_a_head_names_who_signed_both(opened, book, hands) -> None:
+def test_a_proof_of_another_version_than_a_head_names_who_signed_both(book, hands) -> None:
     fork = Ledger.parse(b"".join(book.leaves[:3]).decode())
     fork.spend([Charge("ff", "ab" * 32, "moments", Event(8.0))])
     other = signed(leaves.of_ledger(fork), hands["lyon"])
