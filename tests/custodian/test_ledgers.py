@@ -333,6 +333,9 @@ def test_the_course_of_participants_who_sign_export_keep_and_verify(hospital, ha
     assert (code, said.out, len(said.err.strip().splitlines())) == (6, "", 1)
     assert hospital("ledger", "import", "log.jsonl", "mine.jsonl")[0] == 0
     Ledger.load(tmp_path / "away").spend([Charge("aa", "ab" * 32, "moments", Event(8.0))])
+    assert (
+        hospital("ledger", "import", "away", "mine.jsonl", *pins)[0] == 6
+    )  # nobody signed the last entry yet
     code, said = hospital("ledger", "import", "away", "mine.jsonl", "--json")
     assert (code, json.loads(said.out)["new"]) == (0, 1)
     assert len(checked((tmp_path / "mine.jsonl").read_bytes()).log.heads) == 1

@@ -117,13 +117,14 @@ def export(
     "import",
     epilog=examples(
         "privae ledger import log.jsonl my-replica.jsonl",
-        "privae ledger import log.jsonl my-replica.jsonl --heads heads.json",
+        "privae ledger import log.jsonl my-replica.jsonl --key 3f2a90c1d4e5b677      (if that key signed all of it)",
     ),
 )
 def import_log(
     source: LogFile,
     replica: Replica,
     heads: HeadFiles = None,
+    key: Pins = None,
     quiet: given.Quiet = False,
     as_json: given.AsJson = False,
 ) -> None:
@@ -136,7 +137,9 @@ def import_log(
 
         _check_output(replica, (".jsonl",), source, *heads or ())
         with files.owned(replica):
-            theirs = leaves.read(source, _heads_in(heads)).log
+            found = leaves.read(source, _heads_in(heads))
+            found.require(key or ())
+            theirs = found.log
             content = replica.read_bytes() if replica.exists() else None
             mine = None if content is None else logs.parse(content, str(replica))
             # the longer one's entries are checked: those of the file here, those of the replica when they were let in
