@@ -183,7 +183,20 @@ class Checked:
         ]
         found = {"kind": self.log.kind, "log": self.log.name, "size": self.log.size, "root": self.log.root()}
         done, of = self.recomputed
-        return {**found, "signatures": signed, "charges": of, "epsilon_recomputed": done}
+        counts = {"signatures": signed, "charges": of, "epsilon_recomputed": done}
+        return {**self._said(), **found, **counts}
+
+    def _said(self) -> dict[str, Any]:
+        """What the entries say."""
+        book, study = self.ledger, self.study
+        cap, last = book.cap, book.entries[-1]
+        found = {"epsilon": last.epsilon, "delta": book.delta, "cap": None if cap is None else cap.epsilon}
+        found |= {"head": book.head, "entries": [entry.model_dump() for entry in book.entries]}
+        if study is None:
+            return found
+        rounds = [step.model_dump() for step in study.steps]
+        named = {"study": study.study.hash, "plan": study.plan.hash, "rounds": rounds}
+        return {**named, "signed": study.signed, "ended": study.ended, **found}
 
 
 def checked(log: Log, heads: Sequence[SignedHead] = (), known: Verified | None = None) -> Checked:

@@ -212,7 +212,6 @@ def verify(
 
 def verified(what: str, heads: Sequence[Path] = (), pins: Sequence[str] = ()) -> Told:
     """What `privae ledger verify` says: for a person, and as fields. Errors: as of the whole library."""
-    from privae.cli import telling
     from privae.custodian import leaves
     from privae.custody import keys
     from privae.custody.heads import format_of
@@ -224,8 +223,7 @@ def verified(what: str, heads: Sequence[Path] = (), pins: Sequence[str] = ()) ->
         return special((content, what), more, pins)
     found = leaves.read(what, more)
     found.require(pins)
-    told = telling.verified_fields(found.study) if found.study else telling.ledger_fields(found.ledger)
-    return "\n".join(found.lines()), {**told, **found.fields()}
+    return "\n".join(found.lines()), found.fields()
 
 
 def _verified_heads(given_: tuple[bytes, str], more: Sequence["SignedHead"], pins: Sequence[str]) -> Told:
