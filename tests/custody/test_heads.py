@@ -42,7 +42,8 @@ def test_a_statement_says_what_it_is_and_all_that_is_signed(two) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"size": 0}, {"size": True}, {"size": 2.0}, {"log": "AB" * 32}, {"date": "2026-02-30"}, {"x": 1}]
+    "change",
+    [{"size": 0}, {"size": True}, {"size": 2.0}, {"log": "AB" * 32}, {"date": "2026-02-30"}, {"x": 1}],
 )
 def test_a_head_is_strict(change) -> None:
     with pytest.raises(ValidationError):
@@ -144,5 +145,14 @@ def test_heads_that_cannot_be_compared(two) -> None:
 
 def test_formats_are_read_off_the_first_line() -> None:
     assert heads.format_of(b'{"format":"x/1"}\n{}') == "x/1"
-    for content in (b"", b"{}", b"[1]", b'{"format":1}', b"{" * 5000, b"\xff\xfe", b'{"a":', b"SQLite format 3\0"):
+    for content in (
+        b"",
+        b"{}",
+        b"[1]",
+        b'{"format":1}',
+        b"{" * 5000,
+        b"\xff\xfe",
+        b'{"a":',
+        b"SQLite format 3\0",
+    ):
         assert heads.format_of(content) == ""

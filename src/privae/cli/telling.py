@@ -12,7 +12,6 @@ from privae.cli.terminal import aligned
 from privae.custody.budgets import Account, accounts
 from privae.data.ratings import RatingSchema
 from privae.data.schema import Schema
-from privae.federated.chain import Verified
 from privae.log import grants
 from privae.log.tree import root_of
 from privae.plan import Plan
@@ -172,19 +171,6 @@ def evaluation_text(figures: Mapping[str, Any]) -> str:
         rows.append(shown(f"score that {float(share):.0%} are below", found, "g"))
     rows += [shown(f"AUC of strangeness, {name}", found) for name, found in figures["auc"].items()]
     return aligned(rows)
-
-
-def verified_fields(found: Verified) -> dict[str, Any]:
-    """A verified ledger of a study as JSON."""
-    rounds = [step.model_dump() for step in found.steps]
-    facts = {"study": found.study.hash, "plan": found.plan.hash, "epsilon": found.ledger.epsilon}
-    return {
-        **facts,
-        "signed": found.signed,
-        "ended": found.ended,
-        "rounds": rounds,
-        **ledger_fields(found.ledger),
-    }
 
 
 def model_fields(model: VAE) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from privae import files
 from privae.custody import keys, logs
 from privae.custody.heads import MOST, SignedHead, format_of
 from privae.custody.logs import Log
-from privae.errors import ArtifactError, UsageError
+from privae.errors import ArtifactError, PrivacyRefused, UsageError
 from privae.federated import chain
 from privae.federated.chain import Step, Verified, examined, head_of
 from privae.federated.study import Study
@@ -58,6 +58,8 @@ def read(source: str, heads: Sequence[SignedHead] = ()) -> "Checked":
 
 def content_of(path: Path) -> bytes:
     """The bytes of a file that begins like JSON; none of another one, or of one that is not there."""
+    if not path.is_file():
+        return b""
     try:
         with path.open("rb") as file:
             start = file.read(1)
@@ -90,7 +92,9 @@ def leaves_of(
 
     Errors: ArtifactError for a round that no charge covers.
     """
-    yield _line({"kind": "study", "hash": study.hash, "study": study.model_dump(mode="json")})
+    facts = study.model_dump(mode="json")
+    # canonical JSON sorts names, and who sums with whom follows from their order
+    yield _line({"kind": "study", "hash": study.hash, "roster": list(study.sites), "study": facts})
     yield _line({"kind": "plan", "plan": finite(plan.model_dump(mode="python"))})
     left, covered = iter(entries), dict[str, int]()
     for step in steps:
@@ -179,7 +183,20 @@ class Checked:
         ]
         found = {"kind": self.log.kind, "log": self.log.name, "size": self.log.size, "root": self.log.root()}
         done, of = self.recomputed
-        return {**found, "signatures": signed, "charges": of, "epsilon_recomputed": done}
+        counts = {"signatures": signed, "charges": of, "epsilon_recomputed": done}
+        return {**self._said(), **found, **counts}
+
+    def _said(self) -> dict[str, Any]:
+        """What the entries say."""
+        book, study = self.ledger, self.study
+        cap, last = book.cap, book.entries[-1]
+        found = {"epsilon": last.epsilon, "delta": book.delta, "cap": None if cap is None else cap.epsilon}
+        found |= {"head": book.head, "entries": [entry.model_dump() for entry in book.entries]}
+        if study is None:
+            return found
+        rounds = [step.model_dump() for step in study.steps]
+        named = {"study": study.study.hash, "plan": study.plan.hash, "rounds": rounds}
+        return {**named, "signed": study.signed, "ended": study.ended, **found}
 
 
 def checked(log: Log, heads: Sequence[SignedHead] = (), known: Verified | None = None) -> Checked:
@@ -218,8 +235,7 @@ def recomputed(ledger: Ledger) -> tuple[int, int]:
     Errors: ArtifactError for an epsilon that does not follow from the events, or a cap that does not hold.
     """
     _check_cap(ledger)
-    entries = [entry for entry in ledger.entries if "noise_multiplier" in entry.event]
-    spends = [list(of) for _, of in groupby(entries, key=_spend_of(ledger))]
+    spends = [list(of) for _, of in groupby(_charges(ledger), key=_spend_of(ledger))]
     effort, done = 0, 0
     for spend in [*spends[-1:], *spends[:-1]]:
         effort += spend[-1].index
@@ -237,6 +253,11 @@ def recomputed(ledger: Ledger) -> tuple[int, int]:
     return done, len(spends)
 
 
+def _charges(ledger: Ledger) -> list[Entry]:
+    """The entries that stand for events; the others are terms."""
+    return [entry for entry in ledger.entries if "noise_multiplier" in entry.event]
+
+
 def _spend_of(ledger: Ledger) -> Any:  # noqa: ANN401  a key of groups
     """What charges of one spend have in common: under a cap a spend is one whole plan."""
     return lambda entry: (entry.plan_hash, entry.attempt) if ledger.cap else entry.index
@@ -244,14 +265,13 @@ def _spend_of(ledger: Ledger) -> Any:  # noqa: ANN401  a key of groups
 
 def _check_cap(ledger: Ledger) -> None:
     """Errors: ArtifactError where more was spent than the ledger's cap admits (see `Ledger`)."""
-    cap, events = ledger.cap, ledger.events
+    cap, events, entries = ledger.cap, ledger.events, _charges(ledger)
     if cap is None or not events:
         return
-    added = math.fsum(float(entry.event.get("added_delta", 0)) for entry in ledger.entries)
+    added = math.fsum(float(entry.event.get("added_delta", 0)) for entry in entries)
     if added <= accountant.ADDED_SHARE * cap.delta and cap.used(events, ledger.relation) <= 1 + _CLOSE:
         return
-    charged = [entry for entry in ledger.entries if entry.event.get("steps")]
-    alone = len({(entry.plan_hash, entry.attempt) for entry in charged}) == 1
+    alone = len({(entry.plan_hash, entry.attempt) for entry in entries}) == 1
     if not alone or accountant.epsilon(events, cap.delta - added, ledger.relation) > cap.epsilon * (
         1 + _CLOSE
     ):
@@ -261,7 +281,9 @@ def _check_cap(ledger: Ledger) -> None:
 def _study_of(log: Log) -> Verified:
     try:
         said = [json.loads(leaf) for leaf in log.leaves]
-        study, plan = Study.model_validate(said[0]["study"]), Plan.model_validate(said[1]["plan"])
+        facts = said[0]["study"]
+        facts["sites"] = {name: facts["sites"][name] for name in said[0]["roster"]}
+        study, plan = Study.model_validate(facts), Plan.model_validate(said[1]["plan"])
         model = str(said[-1]["model"]) if said[-1].get("kind") == "end" else ""
         books = b"".join(
             leaf for leaf, one in zip(log.leaves, said, strict=True) if "plan_hash" in one
@@ -275,7 +297,7 @@ def _study_of(log: Log) -> Verified:
     try:
         found = examined(study, plan, (books, told), {**log.marks, "model": model})
         again = tuple(leaves_of(study, plan, found.ledger.entries, found.steps, model))
-    except UsageError as error:  # of a study or plan that nobody wrote so
+    except (UsageError, PrivacyRefused) as error:  # of a study or plan that no privae wrote
         raise ArtifactError(f"the study's log does not hold: {error}") from None
     if log.leaves != again:
         raise ArtifactError(_ORDER)

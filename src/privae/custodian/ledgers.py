@@ -117,13 +117,14 @@ def export(
     "import",
     epilog=examples(
         "privae ledger import log.jsonl my-replica.jsonl",
-        "privae ledger import log.jsonl my-replica.jsonl --heads heads.json",
+        "privae ledger import log.jsonl my-replica.jsonl --key 3f2a90c1d4e5b677      (if that key signed all of it)",
     ),
 )
 def import_log(
     source: LogFile,
     replica: Replica,
     heads: HeadFiles = None,
+    key: Pins = None,
     quiet: given.Quiet = False,
     as_json: given.AsJson = False,
 ) -> None:
@@ -136,7 +137,9 @@ def import_log(
 
         _check_output(replica, (".jsonl",), source, *heads or ())
         with files.owned(replica):
-            theirs = leaves.read(source, _heads_in(heads)).log
+            found = leaves.read(source, _heads_in(heads))
+            found.require(key or ())
+            theirs = found.log
             content = replica.read_bytes() if replica.exists() else None
             mine = None if content is None else logs.parse(content, str(replica))
             # the longer one's entries are checked: those of the file here, those of the replica when they were let in
@@ -209,7 +212,6 @@ def verify(
 
 def verified(what: str, heads: Sequence[Path] = (), pins: Sequence[str] = ()) -> Told:
     """What `privae ledger verify` says: for a person, and as fields. Errors: as of the whole library."""
-    from privae.cli import telling
     from privae.custodian import leaves
     from privae.custody import keys
     from privae.custody.heads import format_of
@@ -221,8 +223,7 @@ def verified(what: str, heads: Sequence[Path] = (), pins: Sequence[str] = ()) ->
         return special((content, what), more, pins)
     found = leaves.read(what, more)
     found.require(pins)
-    told = telling.verified_fields(found.study) if found.study else telling.ledger_fields(found.ledger)
-    return "\n".join(found.lines()), {**told, **found.fields()}
+    return "\n".join(found.lines()), found.fields()
 
 
 def _verified_heads(given_: tuple[bytes, str], more: Sequence["SignedHead"], pins: Sequence[str]) -> Told:

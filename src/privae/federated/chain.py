@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -353,8 +354,8 @@ def _check_beside(path: Path, signed: str, of: tuple[Study, Plan, tuple[Sequence
 def _check_charges(plan: Plan, ledger: Ledger) -> int:
     """Hold every charge against the plan; of how many epsilon was composed anew. Errors: ArtifactError.
 
-    Epsilon falls from charge to charge by no more than a coarser lattice adds, so those in between are held by those that
-    are composed: all of up to _COMPOSED, else the ends of phases and every so many.
+    All of up to _COMPOSED charges, else the ends of phases and every so many. Those in between are held by these, for
+    epsilon falls from charge to charge by no more than a coarser lattice adds.
     """
     if (ledger.delta, ledger.unit) != (plan.delta, plan.unit):
         raise ArtifactError("the ledger is at another delta, or of another unit, than the plan")
@@ -381,8 +382,8 @@ def _check_charges(plan: Plan, ledger: Ledger) -> int:
 def _check_steps(study: Study, plan: Plan, steps: Sequence[Step]) -> None:
     """Hold the rounds against the plan and the study. Errors: ArtifactError."""
     told = [(step.phase, step.step) for step in steps if step.kind != "agreed"]
-    planned = [(phase.name, number) for phase in plan.phases for number in range(phase.steps)]
-    if told != planned[: len(told)]:
+    planned = ((phase.name, number) for phase in plan.phases for number in range(phase.steps))
+    if told != list(islice(planned, len(told))):
         raise ArtifactError("the rounds do not follow from the plan")
     for step in steps:
         few = any(len({*c.names} & {*step.sites}) < c.need for c in study.circles(step.index))
