@@ -330,6 +330,7 @@ def _loss_range(events: Sequence[Event], relation: Relation, size: int) -> float
     return math.fsum(means) + max(s * s / 2 + 12 * s for s in shifts)
 
 
+@lru_cache(maxsize=1024)
 def _renyi_of(event: Event, order: float, relation: Relation) -> float:
     if event.noise_multiplier == 0:
         return math.inf
