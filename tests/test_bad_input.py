@@ -187,7 +187,7 @@ def test_a_model_with_a_flipped_byte_is_an_artifact_error(model, tmp_path, capsy
 
 
 def test_a_changed_ledger_is_an_artifact_error(room, capsys) -> None:
-    path = room / "h.ledger"
+    path = room / "h.jsonl"
     assert main(["ledger", "open", str(path), "--epsilon", "1", "-q"]) == 0
     path.write_text(path.read_text().replace('"epsilon":1.0', '"epsilon":9.0'))
     refused(capsys, 6, "ledger", "show", path)

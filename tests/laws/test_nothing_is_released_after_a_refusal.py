@@ -5,8 +5,9 @@ import threading
 import numpy as np
 import pytest
 
+from privae import files
 from privae.errors import ArtifactError, PrivacyRefused, ResourceError
-from privae.privacy import ledger as module
+from privae.log import database
 from privae.privacy.ledger import Charge, Ledger
 from privae.privacy.mechanism import for_sums
 from privae.privacy.noise import NoiseSource
@@ -47,9 +48,10 @@ def test_what_was_released_is_at_most_what_was_written(tmp_path):
     assert ledger.epsilon <= 2.0
 
 
-def test_several_spenders_at_once_cannot_overshoot(tmp_path):
+@pytest.mark.parametrize("name", ["a", "a.jsonl"])
+def test_several_spenders_at_once_cannot_overshoot(tmp_path, name):
     """Eight threads, each with its own view of the file, taken while it was empty; the cap admits one."""
-    path = tmp_path / "a"
+    path = tmp_path / name
     Ledger.open(path, 1.0, DELTA)
     ledgers = [Ledger.load(path) for _ in range(8)]
     start, outcomes = threading.Barrier(8), []
@@ -82,7 +84,7 @@ def test_a_second_view_sees_what_the_first_spent(tmp_path):
 
 @pytest.mark.parametrize("harm", ["edit", "roll back", "half"])
 def test_a_ledger_that_was_tampered_with_admits_nothing(tmp_path, harm):
-    path = tmp_path / "a"
+    path = tmp_path / "a.jsonl"
     ledger = Ledger.open(path, 5.0, DELTA)
     opened = path.read_bytes()
     fit(ledger, "first", NoiseSource(bytes(32)))
@@ -94,13 +96,15 @@ def test_a_ledger_that_was_tampered_with_admits_nothing(tmp_path, harm):
     assert noise.numbers_drawn == 0
 
 
-def test_a_charge_that_cannot_be_written_releases_nothing(tmp_path, monkeypatch):
-    ledger, noise = Ledger.open(tmp_path / "a", 5.0, DELTA), NoiseSource(bytes(32))
+@pytest.mark.parametrize("name", ["a", "a.jsonl"])
+def test_a_charge_that_cannot_be_written_releases_nothing(tmp_path, monkeypatch, name):
+    ledger, noise = Ledger.open(tmp_path / name, 5.0, DELTA), NoiseSource(bytes(32))
 
     def full(*_, **__):
         raise ResourceError("the disk is full")
 
-    monkeypatch.setattr(module.files, "write_atomically", full)
+    monkeypatch.setattr(files, "write_atomically", full)
+    monkeypatch.setattr(database, "_add", full)
     with pytest.raises(ResourceError):
         fit(ledger, "first", noise)
     assert noise.numbers_drawn == 0

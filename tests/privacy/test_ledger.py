@@ -274,7 +274,7 @@ def test_charges_that_break_the_terms_are_refused(tmp_path):
         cap.spend([charge(GAUSSIAN)])
     with pytest.raises(UsageError, match="one whole plan"):
         cap.spend([charge(GAUSSIAN, unit="person"), charge(GAUSSIAN, plan="p2", unit="person")])
-    for name in ("open", "resumed 1 2"):
+    for name in ("open", "resumed 1 2", "grant me", "closed", "closed it", "released ab"):
         with pytest.raises(UsageError, match="may not be named"):
             cap.spend([charge(GAUSSIAN, phase=name, unit="person")])
     with pytest.raises(UsageError, match="added delta"):
@@ -316,6 +316,8 @@ def three():
         reseal(three(), 1, {"event": {"noise_multiplier": 9.0}}),
         reseal(three(), 1, {"event": {**GAUSSIAN.to_dict(), "added_delta": -1.0}}),
         reseal(three(), 1, {"event": {"added_delta": 0.0}}),
+        reseal(three(), 1, {"event": {**GAUSSIAN.to_dict(), "added_delta": 0.0, "grant": "mine"}}),
+        reseal(three(), 1, {"phase": "closed", "event": {}}),
         reseal(three(), 0, {"phase": "open"}),
         reseal(three(), 0, {"phase": "open", "event": {"epsilon": 1.0, "composition": "sum", "order": 2.0}}),
     ],

@@ -53,7 +53,9 @@ def grant_share(  # noqa: PLR0913  one parameter an option
         ledger = Ledger.load(place)
         made = budgets.grant(ledger, name, epsilon, delta, added_delta)
     shown = store.shown(place)
-    text = f"granted epsilon {epsilon:g} at delta {made.delta:g}: charge it with --ledger {shown} --grant {name}"
+    text = (
+        f"granted epsilon {epsilon:g} at delta {made.delta:g}: charge it with --ledger {shown} --grant {name}"
+    )
     fields = {"ledger": shown, "grant": name, "epsilon": epsilon, "delta": made.delta, "share": made.share}
     out.report(
         f"{text}\nremaining: epsilon {ledger.remaining:.4g}, for one more plan without a grant",

@@ -241,9 +241,16 @@ class Database:
                 return kind(text.format(self.place))
         if self._file:
             return ArtifactError(_UNREADABLE.format(self.place))
-        return ResourceError(
-            f"{self.place}: the database cannot be reached; check the URL, its server and the user"
-        )
+        return ResourceError(f"{self.place}: the database cannot be reached{self._reason(raised)}")
+
+    def _reason(self, raised: BaseException | None) -> str:
+        """What the driver says at the end of its first line, if no part of it is secret."""
+        said = str(raised or "").strip().split("\n")[0].rpartition(": ")[2].strip()
+        secrets = [
+            self.url.password,
+            *(value for name, value in self.url.query.items() if "password" in name),
+        ]
+        return f": {said}" if said and not any(str(secret) in said for secret in secrets if secret) else ""
 
 
 @dataclass(frozen=True)
