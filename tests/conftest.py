@@ -1,9 +1,12 @@
 """Shapes and types of the privacy core and the models are checked while the tests run; small data and fits."""
 
+import compileall
+import gc
 import hashlib
 import itertools
 import os
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -18,6 +21,10 @@ from jaxtyping import install_import_hook
 # a job in the background of a script ignores Ctrl-C, which tests press
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # tests start processes, which compile it anew where the environment says that Python writes no bytecode
+    compileall.compile_dir(Path(__file__).resolve().parents[1] / "src" / "privae", quiet=2)
+
 install_import_hook(["privae.layers", "privae.privacy", "privae.models"], "beartype.beartype")
 
 
@@ -25,6 +32,18 @@ install_import_hook(["privae.layers", "privae.privacy", "privae.models"], "beart
 def pytest_xdist_auto_num_workers(config):
     """Everything is tested by as many processes as there are cores, what is named on the command line by one."""
     return 0 if config.args_source is config.ArgsSource.ARGS else min(os.cpu_count() or 1, 4)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session):
+    """Modules and tests stay to the end: looking for garbage among them took a third of the time to collect them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()  # and it is not looked for among them while the tests run
+        gc.enable()
 
 
 @pytest.fixture(scope="module")
