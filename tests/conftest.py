@@ -13,10 +13,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # a worker has one core: more threads than cores wait for each other. Torch reads this when it is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
-from jaxtyping import install_import_hook
 
 # a job in the background of a script ignores Ctrl-C, which tests press
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -25,7 +25,15 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     # tests start processes, which compile it anew where the environment says that Python writes no bytecode
     compileall.compile_dir(Path(__file__).resolve().parents[1] / "src" / "privae", quiet=2)
 
-install_import_hook(["privae.layers", "privae.privacy", "privae.models"], "beartype.beartype")
+
+def checked(*, typechecker, every=jaxtyping.jaxtyped):
+    """The check of a function or class of a module; inner functions would be compiled anew at every call."""
+    check = every(typechecker=typechecker)
+    return lambda made: made if "<locals>" in getattr(made, "__qualname__", "") else check(made)
+
+
+jaxtyping.jaxtyped = checked  # what the hook puts before every definition
+jaxtyping.install_import_hook(["privae.layers", "privae.privacy", "privae.models"], "beartype.beartype")
 
 
 @pytest.hookimpl(optionalhook=True)
