@@ -1,30 +1,57 @@
 """Shapes and types of the privacy core and the models are checked while the tests run; small data and fits."""
 
+import compileall
+import gc
 import hashlib
 import itertools
 import os
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # a worker has one core: more threads than cores wait for each other. Torch reads this when it is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
-from jaxtyping import install_import_hook
 
 # a job in the background of a script ignores Ctrl-C, which tests press
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-install_import_hook(["privae.layers", "privae.privacy", "privae.models"], "beartype.beartype")
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # tests start processes, which compile it anew where the environment says that Python writes no bytecode
+    compileall.compile_dir(Path(__file__).resolve().parents[1] / "src" / "privae", quiet=2)
+
+
+def checked(*, typechecker, every=jaxtyping.jaxtyped):
+    """The check of a function or class of a module; inner functions would be compiled anew at every call."""
+    check = every(typechecker=typechecker)
+    return lambda made: made if "<locals>" in getattr(made, "__qualname__", "") else check(made)
+
+
+jaxtyping.jaxtyped = checked  # what the hook puts before every definition
+jaxtyping.install_import_hook(["privae.layers", "privae.privacy", "privae.models"], "beartype.beartype")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
     """Everything is tested by as many processes as there are cores, what is named on the command line by one."""
     return 0 if config.args_source is config.ArgsSource.ARGS else min(os.cpu_count() or 1, 4)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session):
+    """Modules and tests stay to the end: looking for garbage among them took a third of the time to collect them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()  # and it is not looked for among them while the tests run
+        gc.enable()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -265,25 +264,71 @@ def test_an_output_that_cannot_be_written_costs_nothing(model, room, capsys, mon
     assert Path("/dev/null").is_char_device()
 
 
-def _child(*arguments: object, **options: object) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "privae", *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, **{**pipes, **options})  # type: ignore[call-overload,no-any-return]
+# A process that forks a `privae` for every line that it reads, so that torch is read once: its arguments, the pipe
+# that it speaks into, where its results go, whether Ctrl-C is ignored, and how large a file may become.
+FORKS = """
+import json, os, resource, signal, sys
+import privae.vae
+from privae.cli import main
+
+for line in sys.stdin:
+    arguments, pipe, out, ignored, largest = json.loads(line)
+    child = os.fork()
+    if not child:
+        told = os.open(pipe, os.O_WRONLY)
+        os.dup2(os.open(out, os.O_WRONLY) if out else told, 1), os.dup2(told, 2)
+        os.close(told)
+        signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+        if largest:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+        sys.exit(main(arguments))  # as __main__ does: what is left to be written is written then
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def forks():
+    """That process, with pipes to it and from it."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", FORKS], bufsize=0, **pipes) as process:
+        yield process
+        process.stdin.close()
+
+
+class Forked:
+    """A `privae` of its own process: what it says, and its exit code."""
+
+    def __init__(self, forks, pipe: Path, arguments, *, out="", ignored=False, largest=0) -> None:
+        os.mkfifo(pipe)
+        asked = [[str(argument) for argument in arguments], str(pipe), out, ignored, largest]
+        forks.stdin.write(json.dumps(asked).encode() + b"\n")
+        self._forks, self.pid, self.said = forks, int(forks.stdout.readline()), pipe.open()
+
+    def ended(self) -> tuple[int, str]:
+        """The exit code, and what was said and is not read yet."""
+        with self.said:
+            rest = self.said.read()
+        return int(self._forks.stdout.readline()), rest
+
+
+@pytest.fixture
+def pipe(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("pipe") / "said"
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_fit_exits_130_and_leaves_only_what_it_can_go_on_from(room, people, sent) -> None:
+def test_an_interrupted_fit_exits_130_and_leaves_only_what_it_can_go_on_from(
+    room, people, forks, pipe, sent
+) -> None:
     people(3000).to_csv(room / "d.csv", index=False)
     before = set(room.iterdir())
     # SIGTERM ends a fit in the background of a script, too, where Ctrl-C is ignored
-    ctrl_c = signal.default_int_handler if sent == signal.SIGINT else signal.SIG_IGN
-    child = _child(*fit(room, "d.csv"), preexec_fn=lambda: signal.signal(signal.SIGINT, ctrl_c))
-    assert child.stderr is not None
-    phases = iter(child.stderr.readline, "")
-    assert any("warm start" in line for line in phases)
-    child.send_signal(sent)
-    _, err = child.communicate(timeout=60)
-    assert child.returncode == 130
+    child = Forked(forks, pipe, fit(room, "d.csv"), ignored=sent == signal.SIGTERM)
+    assert any("warm start" in line for line in iter(child.said.readline, ""))
+    os.kill(child.pid, sent)
+    code, err = child.ended()
+    assert code == 130
     assert err.splitlines()[-1].startswith("privae: interrupted")
     assert len(err.splitlines()) == 2
     assert "--resume" in err.splitlines()[0]
@@ -291,20 +336,15 @@ def test_an_interrupted_fit_exits_130_and_leaves_only_what_it_can_go_on_from(roo
 
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full here")
-def test_a_full_standard_output_is_a_resource_error(model) -> None:
-    with Path("/dev/full").open("w") as full:
-        child = _child("inspect", model, stdout=full)
-        _, err = child.communicate(timeout=60)
-    assert child.returncode == 7
+def test_a_full_standard_output_is_a_resource_error(model, forks, pipe) -> None:
+    code, err = Forked(forks, pipe, ["inspect", model], out="/dev/full").ended()
+    assert code == 7
     assert len(err.splitlines()) == 1
 
 
-def test_a_file_system_that_takes_no_more_bytes_is_a_resource_error(model, tmp_path) -> None:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-
-    child = _child("sample", model, "-n", 3000, "-o", tmp_path / "s.csv", "-q", preexec_fn=limit)
-    _, err = child.communicate(timeout=60)
-    assert child.returncode == 7
+def test_a_file_system_that_takes_no_more_bytes_is_a_resource_error(model, tmp_path, forks, pipe) -> None:
+    asked = ["sample", model, "-n", 3000, "-o", tmp_path / "s.csv", "-q"]
+    code, err = Forked(forks, pipe, asked, largest=4096).ended()
+    assert code == 7
     assert err.startswith("privae: the disk is full")
     assert list(tmp_path.iterdir()) == []

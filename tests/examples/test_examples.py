@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from privae.recipes import image
+
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 
 
@@ -18,5 +20,6 @@ def test_there_are_examples_and_each_is_short():
 def test_the_example_runs(path, tmp_path, monkeypatch, capsys, tiny):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [str(path)])
+    monkeypatch.setattr(image, "_DECODER_STEPS", 10)
     runpy.run_path(str(path), run_name="__main__")
     assert "changes the probability of any outcome" in capsys.readouterr().out

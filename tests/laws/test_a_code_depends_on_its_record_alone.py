@@ -52,7 +52,7 @@ def codes(values, dtype=object):
     return CODEC.encode(pd.DataFrame({"text": column, "number": column}))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.lists(cells, max_size=6) | st.lists(nasty | st.none(), max_size=6))
 def test_a_record_is_encoded_as_if_it_were_alone(values):
     alone = [codes([value])[0] for value in values]

@@ -57,7 +57,7 @@ def codec_or_none(column):
         return None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(numeric_columns() | category_columns(), st.integers(0, 2**32))
 def test_encoding_a_decoded_record_gives_its_codes_back(column, seed):
     codec = codec_or_none(column)
@@ -113,7 +113,7 @@ mixed_schema = Schema(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(anything, min_size=1, max_size=4))
 def test_any_value_has_a_code_that_no_other_record_changes(values):
     codec = Codec(mixed_schema)

@@ -100,10 +100,8 @@ def test_a_machine_names_its_processor():
 
 
 _FAULTS = """
-import resource, sys, torch
+import resource, torch
 from privae.training.launch import keep_freed_memory
-if sys.argv[1] == "keep":
-    keep_freed_memory()
 
 def used(times):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -111,20 +109,19 @@ def used(times):
         blocks = [torch.ones(2**20) for _ in range(30)]  # 120 MB
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-used(3)
-print(used(5))
+for what in ("leave", "keep"):
+    if what == "keep":
+        keep_freed_memory()
+    used(3)
+    print(used(5))
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_memory_is_kept_for_the_next_step():
-    faults = {}
-    for what in ("keep", "leave"):
-        run = subprocess.run(
-            [sys.executable, "-c", _FAULTS, what], capture_output=True, text=True, check=True
-        )
-        faults[what] = int(run.stdout)
-    assert 10 * faults["keep"] < faults["leave"]
+    run = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True, check=True)
+    leave, keep = map(int, run.stdout.split())
+    assert 10 * keep < leave
 
 
 def test_another_c_library_is_left_as_it_is(monkeypatch):

@@ -226,11 +226,9 @@ def _evaluated(
     if all(event.sampling_rate == 1 for event in real):
         return _gaussian_epsilon(size * _mu(real, relation), delta), "exact Gaussian"
     try:
-        value = float(_loss(real, relation, _FINE if fine else _COARSE, size).get_epsilon_for_delta(delta))
+        return _from_loss(real, delta, relation, _FINE if fine else _COARSE, size), "PLD"
     except (ArithmeticError, ValueError, MemoryError, RuntimeError):
-        value = math.nan
-    if 0 <= value < math.inf:
-        return value, "PLD"
+        pass
     if size > 1:  # as if every batch held all of them
         whole = [replace(event, sampling_rate=1.0) for event in real]
         return _gaussian_epsilon(size * _mu(whole, relation), delta), "exact Gaussian"
@@ -275,6 +273,20 @@ def _gaussian_epsilon(mu: float, delta: float) -> float:
     # delta <= Phi(mu / 2 - epsilon / mu) <= exp(-(epsilon / mu - mu / 2)^2 / 2) bounds the search.
     high = mu * mu / 2 + mu * math.sqrt(2 * math.log(1 / delta))
     return _bisected(lambda value: _gaussian_delta(mu, value) <= delta, 0.0, high)[1]
+
+
+@lru_cache(maxsize=4096)
+def _from_loss(
+    events: tuple[Event, ...], delta: float, relation: Relation, spacing: float, size: int
+) -> float:
+    """Epsilon by the privacy loss distribution, kept: a fit asks what its plan, ledger and promise asked already.
+
+    Errors: ArithmeticError for a figure that is none. No error is kept: memory may suffice the next time.
+    """
+    value = float(_loss(events, relation, spacing, size).get_epsilon_for_delta(delta))
+    if not 0 <= value < math.inf:
+        raise ArithmeticError
+    return value
 
 
 @lru_cache(maxsize=16)
