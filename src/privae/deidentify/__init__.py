@@ -1,1 +1,1 @@
-"""De-identification of whole tables, texts and images before training: what looks like an identifier, what is done, what it measures."""
+"""De-identification before training: what looks like an identifier, what is done to it, what that measures."""
