@@ -41,7 +41,7 @@ def by_hand(frame, name):
     return min(fewest), min(entropy), max(far)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 4), st.integers(-3, 9), st.sampled_from("abc")), min_size=1, max_size=30

@@ -57,11 +57,11 @@ KINDS = (
     ),
     _direct(
         "phone", "a phone number", _TOKENS,
-        "phone, telephone, tel, mobile, cell, cellphone, cell phone, mobile phone, msisdn, fax, dianhua",
+        "phone, telephone, tel, mobile, cellphone, cell phone, mobile phone, msisdn, fax, dianhua",
         "电话 座机 传真 联系方式",
     ),
     _direct("mobile", "a mobile number", _TOKENS, "shouji, shoujihao", "手机 手机号"),
-    _direct("SSN", "a social security number", _TOKENS, "ssn, social security, social security number, sin, nino"),
+    _direct("SSN", "a social security number", _TOKENS, "ssn, social security, social security number, nino"),
     _direct(
         "resident ID", "a number of an identity card", _TOKENS,
         "id card, id card no, id card number, identity card, identity number, national id, citizen id, id number, "
@@ -76,8 +76,9 @@ KINDS = (
     ),
     _direct(
         "account", "an account", _TOKENS,
-        "account, acct, account id, bank account, routing number, username, user name, login, nickname, nick name, "
-        "screen name, user handle, wechat, weixin, qq, customer account", "账号 帐号 账户 用户名 昵称 微信 QQ",
+        "account, acct, account id, bank account, routing number, username, user name, login name, nickname, "
+        "nick name, screen name, user handle, wechat, weixin, qq, customer account",
+        "账号 帐号 账户 用户名 昵称 微信 QQ",
     ),
     _direct(
         "license", "a license or certificate number", _TOKENS,
@@ -90,9 +91,9 @@ KINDS = (
     ),
     _direct(
         "patient number", "a patient's number", _TOKENS,
-        "mrn, medical record, medical record number, patient id, patient number, patient no, nhs, nhs number, "
+        "mrn, medical record, medical record number, patient id, patient number, patient no, nhs number, "
         "hospital number, admission number, encounter id, visit id, insurance number, policy number, "
-        "health plan number, medicare, medicaid",
+        "health plan number, medicare number, medicaid number",
         "病历号 病案号 住院号 门诊号 就诊卡 就诊卡号 医保号 医保卡 医保卡号 社保号 "
         "社保卡 社保卡号 患者编号 病人编号",
     ),
@@ -105,7 +106,7 @@ KINDS = (
     _direct(
         "device", "a device's number", _TOKENS,
         "device id, device serial, serial, serial number, serial no, imei, imsi, iccid, udid, idfa, gaid, "
-        "advertising id, mac, mac address", "设备号 设备编号 序列号",
+        "advertising id, mac addr, mac address", "设备号 设备编号 序列号",
     ),
     _direct("device address", "a device's address", _TOKENS),
     _direct("IP address", "an IP address", _TOKENS, "ip, ip address, ip addr, ipv, ip v, remote addr", "IP地址"),
@@ -181,7 +182,9 @@ _PEOPLE = _set(
 )
 _NAMED = _PEOPLE | {"name", "of", "the"}
 _IDS = frozenset(("id", "uuid", "guid"))
-_NOT_IT = re.compile("类型|类别|状态|数量|是否|品牌|型号|余额|次数|费|等级|长度|年限|比例|有无")
+_NOT_IT = re.compile(
+    "归属|运营商|价格|金额|积分|流量|时长|类型|类别|状态|数量|是否|品牌|型号|余额|次数|费|等级|长度|年限|比例|有无"
+)
 
 
 @cache

@@ -5,6 +5,7 @@ ones stay out, for some ask the network (e-mail addresses for the list of public
 """
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -133,7 +134,10 @@ def _pipeline() -> Any:  # noqa: ANN401  a class whose base is there only where 
         """The words of a text; nothing that was learned from other texts, and nothing to download."""
 
         def load(self) -> None:
+            # a longer text would be refused with an error of spaCy's own
             self.nlp: Any = {language: spacy.blank(language) for language in LANGUAGES}
+            for pipeline in self.nlp.values():
+                pipeline.max_length = sys.maxsize
 
     return Blank([{"lang_code": language, "model_name": "blank"} for language in LANGUAGES])
 
