@@ -169,6 +169,11 @@ def test_every_kind_can_be_said_and_proposes_what_the_schema_may_say():
         assert {kind.action, *([] if kind.instead is None else [kind.instead[0]])} <= actions
         assert finding.drops == kind.direct
         assert "\n" not in "".join(finding.lines())
+    age = Finding("x", "age", ("name",), "", "likely").lines()[1]
+    assert (
+        age == 'proposed: kind = "ordinal", action = "generalize", rule = { width = 10, low = 0, high = 90 }'
+    )
+    assert 'kind = "category", action' in Finding("x", "postcode", ("name",), "", "likely").lines()[1]
     assert 'locale = "zh_CN"' in Finding("姓名", "name", ("name",), "", "likely").lines()[1]
 
 

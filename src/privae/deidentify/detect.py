@@ -30,7 +30,7 @@ ALONE = 0.95
 """So many distinct values among the cells that are not gaps: each is nearly one's own."""
 _ENOUGH = 20  # rows: fewer say nothing about how many are alike
 _ROWS = 50_000  # so many rows, evenly spaced, are looked at: a share of 1 % is then known to about 0.1 %
-_SEARCHED = 5_000  # texts that are searched
+_SEARCHED, _READ = 5_000, 10_000  # texts that are searched, and characters of each
 _LONG, _SPACES, _HAN = 30, 3, 8  # mean letters, spaces and Chinese characters of what is free text
 _LONGER_THAN_NUMBERS = 12
 _FIXED = 6  # digits of numbers that are all as long, and may have been given out
@@ -206,7 +206,7 @@ def _by_values(texts: Sequence[str]) -> tuple[str, float] | None:
 
 
 def _within(texts: Sequence[str]) -> tuple[str, float] | None:
-    sample = [texts[place] for place in _spread(len(texts), _SEARCHED)]
+    sample = [texts[place][:_READ] for place in _spread(len(texts), _SEARCHED)]
     if _mean_length(sample) < _LONGER_THAN_NUMBERS:
         return None
     kinds = [{span.kind for span in held} for held in spans(sample)]
@@ -273,5 +273,10 @@ def _action(action: str, rule: Rule) -> dict[str, Any]:
 
 
 def _toml(action: str, rule: Rule) -> str:
+    """What a person writes into the schema; groups are no numbers, so that the kind changes with them."""
     facts = ", ".join(f"{key} = {toml_value(value)}" for key, value in (rule or {}).items())
-    return f'action = "{action}"' + (f", rule = {{ {facts} }}" if rule else "")
+    kind = (
+        f'kind = "{"ordinal" if rule and "prefix" not in rule and "hierarchy" not in rule else "category"}", '
+    )
+    said = f'{kind if action == "generalize" else ""}action = "{action}"'
+    return said + (f", rule = {{ {facts} }}" if rule else "")

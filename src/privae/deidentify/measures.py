@@ -78,8 +78,9 @@ def measured(frame: pd.DataFrame, quasi: Sequence[str], sensitive: Sequence[str]
     """What a table measures, for declared quasi-identifiers and sensitive columns.
 
     Guarantee: none; nothing about what an attacker knows from elsewhere.
-    Edges: a gap is a value of its own, the last in order; values are told apart as `data.values.distinct` does.
-    Errors: UsageError for no quasi-identifier, a column that lacks, or one that is both; DataError for no rows.
+    Edges: a gap is a value of its own, the last in order; values are told apart as `data.values.distinct` does. Without
+        quasi-identifiers all rows are alike.
+    Errors: UsageError for a column that lacks, or one that is both; DataError for no rows.
     Source: Sweeney 2002, doi:10.1142/S0218488502001648; Machanavajjhala et al. 2007, doi:10.1145/1217299.1217302;
         Li et al. 2007, doi:10.1109/ICDE.2007.367856.
 
@@ -89,7 +90,7 @@ def measured(frame: pd.DataFrame, quasi: Sequence[str], sensitive: Sequence[str]
     (1, 0.33, 1)
     """
     _check(frame, quasi, sensitive)
-    classes = _classes([_codes(frame, name)[0] for name in quasi])
+    classes = _classes([np.zeros(len(frame), dtype=np.int64), *(_codes(frame, name)[0] for name in quasi)])
     sizes = np.bincount(classes)
     return Measures(
         quasi=tuple(quasi),
@@ -102,14 +103,9 @@ def measured(frame: pd.DataFrame, quasi: Sequence[str], sensitive: Sequence[str]
 
 
 def report(before: Measures, after: Measures) -> str:
-    """Figures before and after as columns, and the sentence that goes with them.
-
-    Errors: UsageError for measures of other sensitive columns.
-    """
-    if list(before.sensitive) != list(after.sensitive):
-        raise UsageError("figures before and after are of the same sensitive columns")
-    rows = [("", "before", "after")]
-    rows += [(name, old, new) for (name, old), (_, new) in zip(before._named(), after._named(), strict=True)]
+    """Figures before and after as columns, "-" where a column is gone; and the sentence that goes with them."""
+    later = dict(after._named())
+    rows = [("", "before", "after"), *((name, old, later.get(name, "-")) for name, old in before._named())]
     wide = [max(len(row[place]) for row in rows) for place in range(3)]
     table = (
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows
@@ -118,10 +114,6 @@ def report(before: Measures, after: Measures) -> str:
 
 
 def _check(frame: pd.DataFrame, quasi: Sequence[str], sensitive: Sequence[str]) -> None:
-    if not quasi:
-        raise UsageError(
-            "name the columns that an attacker may know: quasi-identifiers, such as birth date and postcode"
-        )
     for name in (*quasi, *sensitive):
         if list(frame.columns).count(name) != 1:
             found = "no" if name not in frame.columns else "more than one"
