@@ -1,1 +1,1 @@
-"""De-identification of tables, texts and images before training: what looks like an identifier, what is done."""
+"""De-identification before training: what looks like an identifier, what is done to it, what that measures."""
