@@ -7,8 +7,9 @@ A value that the rule cannot read becomes "*", never itself.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_FLOOR, Decimal, InvalidOperation, localcontext
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +96,18 @@ def groups_of(rule: Rule | None) -> tuple[str, ...] | None:
     if isinstance(rule, DatePart):
         return WEEKDAYS if rule.date == "weekday" else None
     return _bands(rule) if isinstance(rule, Bands) else None
+
+
+def following(rule: Rule | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of a column that follow from its rule, where they are not declared: groups, a unit, bounds."""
+    if isinstance(rule, Multiple):
+        return {"unit": rule.to}
+    if isinstance(rule, Limits) and rule.low is not None and rule.high is not None:
+        return {} if given.get("edges") is not None else {"bounds": (rule.low, rule.high)}
+    if given.get("kind") == "numeric":
+        return {"integer": True} if isinstance(rule, DatePart) else {}
+    groups = groups_of(rule)
+    return {} if groups is None else {"categories": groups}
 
 
 def _bands(rule: Bands) -> tuple[str, ...] | None:

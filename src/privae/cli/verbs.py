@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from privae.vae import VAE
 
 
+_PLACES = ("ledger", "checkpoint", "resume", "identifier_ok")  # of a fit
+
+
 @app.command(
     epilog=examples(
         "privae demo                   a table of people", "privae demo digits            images of digits"
@@ -150,8 +153,7 @@ def fit(  # noqa: PLR0913  one parameter an option
     as_json: given.AsJson = False,
 ) -> None:
     """Spend the budget once, and write a model; everything afterwards is free. Exit code 5: its audit failed."""
-    out = Terminal(quiet, as_json)
-    with out.progress(f"reading the header of {data.name}") as watch:
+    with (out := Terminal(quiet, as_json)).progress(f"reading the header of {data.name}") as watch:
         from privae.cli import auditing, request
         from privae.training.group import processes
 
@@ -165,9 +167,8 @@ def fit(  # noqa: PLR0913  one parameter an option
             checks.say_delta(out, delta if plan is None else agreed.delta)
             coins = _coins(out, audit, agreed, target, (holdout is None, resume))
             with request.resumable(kept, out.note):
-                places: dict[str, Any] = {"ledger": ledger, "checkpoint": kept, "resume": resume}
-                places["identifier_ok"] = identifier_ok or ()
-                model.fit(x, y, schema=facts, plan=agreed, watch=watch, device=device, coins=coins, **places)
+                more: Any = dict(zip(_PLACES, (ledger, kept, resume, identifier_ok or ()), strict=True))
+                model.fit(x, y, schema=facts, plan=agreed, watch=watch, device=device, coins=coins, **more)
                 auditing.save(model, target, coins, watch)
         done = _audited(model, target, (x, y, held), audit, coins, watch)
     _say_fitted(out, model, target, done, ledger)
