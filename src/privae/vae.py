@@ -146,12 +146,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         data, chosen = self._data(X, y, schema or self.schema)
         check_learned(data, chosen, identifier_ok)
-        agreed = plan or self.plan(chosen)
-        if agreed.schema_hash != chosen.hash:
-            raise UsageError("the plan was made for another schema; plan again")
-        recipe = self._recipe(chosen, agreed)
-        recipe.check(data, y, agreed.strict)
-        check_plan(agreed, recipe.draft(budget_of(agreed)))
+        agreed, recipe = self._agreed((data, y), chosen, plan)
         where = device_of(device)
         source = noise or NoiseSource()
         path = None if checkpoint is None else Path(checkpoint)
@@ -364,6 +359,16 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         model = VAE(plan.epsilon, plan.delta, plan.rows, name_of(plan), declared, network=self.network)
         model.set_params(strict=plan.strict, fidelity=budget_of(plan).fidelity, training=Training.of(plan))
         return model, declared
+
+    def _agreed(self, records: tuple[Any, Any], schema: Facts, plan: Plan | None) -> tuple[Plan, AnyRecipe]:
+        """The plan to follow, and its recipe, which these records fit."""
+        agreed = plan or self.plan(schema)
+        if agreed.schema_hash != schema.hash:
+            raise UsageError("the plan was made for another schema; plan again")
+        recipe = self._recipe(schema, agreed)
+        recipe.check(*records, agreed.strict)
+        check_plan(agreed, recipe.draft(budget_of(agreed)))
+        return agreed, recipe
 
     def _recipe(self, schema: Facts, plan: Plan | None = None) -> AnyRecipe:
         name = name_of(plan) if plan else self.recipe

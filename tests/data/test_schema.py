@@ -195,3 +195,93 @@ def test_a_schema_file_that_cannot_be_read_says_why(tmp_path):
     (tmp_path / "bad.toml").write_text("columns = 3")
     with pytest.raises(UsageError, match=r"bad\.toml: 'columns' is not a section"):
         Schema.load(tmp_path / "bad.toml")
+
+
+ACTED = """
+[table]
+quasi = ["zip"]
+[columns.zip]
+kind = "category"
+action = "generalize"
+rule = { hierarchy = "zip.csv", level = 2 }
+other = "*"
+[columns.age]
+kind = "ordinal"
+action = "generalize"
+rule = { width = 30, low = 0, high = 90 }
+[columns.pay]
+kind = "numeric"
+bounds = [0, 10]
+action = "code"
+rule = { high = 10 }
+[columns.name]
+kind = "category"
+action = "surrogate"
+rule = { provider = "name" }
+"""
+
+
+def test_schemas_without_actions_keep_their_hashes():
+    """Plans, ledgers and studies name schemas by their hashes: this one is of a version before there were actions."""
+    assert Schema.loads(TEXT).hash == "c7ebc712857b2791e03752541680d52dbd73c492dddb2a3a97cf72e4c8df3539"
+
+
+def test_a_schema_with_actions_holds_its_hierarchies(tmp_path):
+    (tmp_path / "zip.csv").write_text("10001,100,1\n10002,100,1\n20001,200,2\n")
+    (tmp_path / "s.toml").write_text(ACTED)
+    schema = Schema.load(tmp_path / "s.toml")
+    schema.check()
+    assert Schema.loads(schema.dumps()) == schema
+    assert "zip.csv" not in schema.dumps()
+    assert [column.texts for column in schema.kept[:2]] == [
+        ("1", "2", "*"),
+        ("<0", "0-29", "30-59", "60-89", "90+"),
+    ]
+    assert [column.name for column in schema.kept] == ["zip", "age", "pay"]
+    (tmp_path / "zip.csv").write_text("10001,100,1\n10002,100,1\n20001,200,1\n")
+    assert Schema.load(tmp_path / "s.toml").hash != schema.hash
+    (tmp_path / "zip.csv").unlink()
+    with pytest.raises(UsageError, match=r"s.toml: column 'zip': the hierarchy .*no such file"):
+        Schema.load(tmp_path / "s.toml")
+    with pytest.raises(UsageError, match="load the schema from there"):
+        Schema.loads(ACTED).check()
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"kind": "category", "action": "round", "rule": {"to": 5}}, "is for numbers"),
+        (
+            {
+                "kind": "numeric",
+                "bounds": (0, 9),
+                "decimals": 1,
+                "unit": 0.1,
+                "action": "round",
+                "rule": {"to": 5},
+            },
+            "no multiple",
+        ),
+        ({"kind": "numeric", "bounds": (0, 9), "action": "code", "rule": {"high": 5}}, "bounds pass"),
+        (
+            {"kind": "numeric", "bounds": (0, 2025), "action": "generalize", "rule": {"date": "year"}},
+            "four digits",
+        ),
+        ({"kind": "numeric", "bounds": (0, 9), "action": "generalize", "rule": {"width": 5}}, "are groups"),
+        ({"kind": "boolean", "action": "generalize", "rule": {"groups": {"a": ["b"]}}}, "are groups"),
+        ({"kind": "category", "action": "generalize", "rule": {"prefix": 2}}, "declare categories"),
+        ({"kind": "category", "action": "mask", "confirmed": False}, "unconfirmed"),
+    ],
+)
+def test_actions_that_do_not_go_with_their_column_are_refused(facts, words):
+    with pytest.raises(UsageError, match=words):
+        Schema(columns=(Column(name="x", **facts), Column(name="b", kind="boolean"))).check()
+
+
+def test_a_person_column_may_be_pseudonymized_but_not_learned():
+    text = '[table]\nperson = "p"\n[columns.p]\nkind = "category"\naction = "{0}"\n[columns.b]\nkind = "boolean"\n'
+    Schema.loads(text.format("pseudonymize")).check()
+    with pytest.raises(UsageError, match="is not to be learned"):
+        Schema.loads(text.format("keep")).check()
+    with pytest.raises(UsageError, match="is not a kept column"):
+        Schema.loads(text.format("mask").replace('person = "p"', 'label = "p"')).check()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privae.data.codec import Codec
+from privae.data.codec import Codec, acted_table
 from privae.data.images import label_codes, read_images
 from privae.data.schema import Schema
 from privae.data.values import canonical, distinct, numbers
@@ -31,6 +31,73 @@ CODEC = Codec(
         bins = 10
         """
     )
+)
+ACTED = Codec(
+    Schema.loads(
+        """
+        [columns.band]
+        kind = "ordinal"
+        missing = true
+        action = "generalize"
+        rule = { width = 10, low = 0, high = 90 }
+        [columns.start]
+        kind = "category"
+        categories = ["A*", "1*", "2*"]
+        other = "other"
+        action = "generalize"
+        rule = { prefix = 1 }
+        [columns.group]
+        kind = "category"
+        other = "*"
+        action = "generalize"
+        rule = { groups = { one = ["A", "1"], "2" = ["3", "True"] } }
+        [columns.year]
+        kind = "numeric"
+        bounds = [1900, 2025]
+        integer = true
+        missing = true
+        action = "generalize"
+        rule = { date = "year" }
+        [columns.day]
+        kind = "ordinal"
+        missing = true
+        action = "generalize"
+        rule = { date = "weekday" }
+        [columns.near]
+        kind = "numeric"
+        bounds = [-1, 10]
+        missing = true
+        action = "round"
+        rule = { to = 0.5 }
+        [columns.top]
+        kind = "numeric"
+        bounds = [0, 5]
+        missing = true
+        action = "code"
+        rule = { low = 0, high = 5 }
+        """
+    )
+)
+actions = st.sampled_from(
+    [
+        "2024-02-29",
+        "1980-01-01 10:00",
+        pd.Timestamp("2001-02-03"),
+        "37",
+        37.5,
+        "30-39",
+        "90+",
+        "<0",
+        "A*",
+        "one",
+        "Thu",
+        "-0.2",
+        "1e400",
+        7.25,
+        np.float32(0.3),
+        "NA",
+        "1.0",
+    ]
 )
 nasty = st.sampled_from(
     ["A", "A\0", "A\0B", "\0", "\ud800", "\\ud800", "'\\ud800'", "?", " A", "1", "1\0", "1.0", ""]
@@ -57,6 +124,27 @@ def codes(values, dtype=object):
 def test_a_record_is_encoded_as_if_it_were_alone(values):
     alone = [codes([value])[0] for value in values]
     np.testing.assert_array_equal(codes(values), np.array(alone).reshape(-1, 2))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(cells | actions, max_size=4))
+def test_a_record_is_acted_on_as_if_it_were_alone_and_once(values):
+    """Generalizing, rounding, coding: of each record alone, so one record moves one, and every sensitivity stays."""
+    frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name in ACTED.names})
+    together = ACTED.encode(frame)
+    alone = [ACTED.encode(frame.iloc[[place]])[0] for place in range(len(values))]
+    np.testing.assert_array_equal(together, np.array(alone).reshape(-1, len(ACTED.names)))
+    once = acted_table(frame, ACTED.schema)
+    np.testing.assert_array_equal(ACTED.encode(once), together)
+    again = acted_table(once, ACTED.schema)
+    texts = [[canonical(value) for value in table.to_numpy(dtype=object).ravel()] for table in (once, again)]
+    assert texts[0] == texts[1]
+
+
+def test_synthetic_records_are_read_as_what_they_are():
+    codes = np.stack([np.arange(300) % size for size in ACTED.sizes], 1)
+    made = ACTED.decode(codes, np.random.default_rng(0))
+    np.testing.assert_array_equal(ACTED.encode(made, strict=True), codes)
 
 
 @settings(max_examples=300, deadline=None)

@@ -7,8 +7,9 @@ A value that the rule cannot read becomes "*", never itself.
 """
 
 import re
-from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation, localcontext
+from collections.abc import Mapping, Sequence
+from decimal import ROUND_FLOOR, Decimal, InvalidOperation, localcontext
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from privae.actions.rule import (
 
 _LONGEST = 40  # characters of a number
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_MOST_STEPS = 10**15  # bands of a width to either side; beyond, a number has more digits than anybody writes
 _EXACT = 2.0**53  # float64 holds every whole number below
 _LABELS = {
     "year": re.compile(r"[0-9]{4}"),
@@ -96,6 +98,18 @@ def groups_of(rule: Rule | None) -> tuple[str, ...] | None:
     return _bands(rule) if isinstance(rule, Bands) else None
 
 
+def following(rule: Rule | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of a column that follow from its rule, where they are not declared: groups, a unit, bounds."""
+    if isinstance(rule, Multiple):
+        return {"unit": rule.to}
+    if isinstance(rule, Limits) and rule.low is not None and rule.high is not None:
+        return {} if given.get("edges") is not None else {"bounds": (rule.low, rule.high)}
+    if given.get("kind") == "numeric":
+        return {"integer": True} if isinstance(rule, DatePart) else {}
+    groups = groups_of(rule)
+    return {} if groups is None else {"categories": groups}
+
+
 def _bands(rule: Bands) -> tuple[str, ...] | None:
     edges = rule.edges
     if edges is None:
@@ -127,7 +141,7 @@ def _label(rule: Bands, number: Decimal) -> str:
         return f"{_written(high)}+"
     try:
         start, end = _around(rule, number)
-    except InvalidOperation:  # more digits than anybody writes
+    except InvalidOperation:
         return SUPPRESSED
     if high is not None:
         end = min(end, high)
@@ -148,9 +162,10 @@ def _around(rule: Bands, number: Decimal) -> tuple[Decimal, Decimal]:
         place = max(i for i, edge in enumerate(edges) if edge <= number)
         return edges[place], edges[place + 1]
     width, first = _exact(rule.width), _exact(rule.low or 0.0)
-    rest = (number - first) % width
-    start = number - (rest if rest >= 0 else rest + width)
-    return start, start + width
+    steps = ((number - first) / width).to_integral_value(ROUND_FLOOR)
+    if abs(steps) > _MOST_STEPS:
+        raise InvalidOperation
+    return first + steps * width, first + (steps + 1) * width
 
 
 def _part(rule: DatePart, text: str) -> str:

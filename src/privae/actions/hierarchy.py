@@ -81,14 +81,16 @@ def _text(folder: Path, name: str, where: str) -> str:
             raise UsageError(f"{where} leads out of the folder of the schema; put the file itself there")
         # a link may be put in the file's place at any moment; a pipe would be waited for
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError in some versions
+        reason = (getattr(error, "strerror", None) or type(error).__name__).lower()
         raise UsageError(f"{where} cannot be read beside the schema: {reason}") from None
-    with os.fdopen(handle, "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise UsageError(f"{where} is no regular file")
-        content = file.read(_MOST_BYTES + 1)
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            content = file.read(_MOST_BYTES + 1)
+    finally:
+        os.close(handle)
     if len(content) > _MOST_BYTES:
         raise UsageError(f"{where} is larger than {_MOST_BYTES >> 20} MiB")
     try:

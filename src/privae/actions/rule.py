@@ -201,7 +201,7 @@ class Shown(_Rule):
 
     @model_validator(mode="after")
     def _one_way(self) -> "Shown":
-        if self.text and self != Shown(text=True):
+        if self.text and self.model_fields_set - {"text"}:
             raise ValueError("text = true masks what looks like an identifier; nothing goes with it")
         if not self.sign.isprintable():
             raise ValueError("the sign is a character that can be seen")

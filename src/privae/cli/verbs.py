@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from privae.vae import VAE
 
 
+_PLACES = ("ledger", "checkpoint", "resume", "identifier_ok")  # of a fit
+
+
 @app.command(
     epilog=examples(
         "privae demo                   a table of people", "privae demo digits            images of digits"
@@ -160,8 +163,7 @@ def fit(  # noqa: PLR0913  one parameter an option
     as_json: given.AsJson = False,
 ) -> None:
     """Spend the budget once, and write a model; everything afterwards is free. Exit code 5: its audit failed."""
-    out = Terminal(quiet, as_json)
-    with out.progress(f"reading the header of {data.name}") as watch:
+    with (out := Terminal(quiet, as_json)).progress(f"reading the header of {data.name}") as watch:
         from privae.cli import auditing, request
         from privae.custody import budgets
         from privae.log import store
@@ -178,9 +180,8 @@ def fit(  # noqa: PLR0913  one parameter an option
             checks.say_delta(out, delta if plan is None else agreed.delta)
             coins = _coins(out, audit, agreed, target, (holdout is None, resume))
             with request.resumable(kept, out.note):
-                places: dict[str, Any] = {"ledger": shared, "checkpoint": kept, "resume": resume}
-                places["identifier_ok"] = identifier_ok or ()
-                model.fit(x, y, schema=facts, plan=agreed, watch=watch, device=device, coins=coins, **places)
+                more: Any = dict(zip(_PLACES, (shared, kept, resume, identifier_ok or ()), strict=True))
+                model.fit(x, y, schema=facts, plan=agreed, watch=watch, device=device, coins=coins, **more)
                 auditing.save(model, target, coins, watch)
                 budgets.note_release(shared, target, out.note)
         done = _audited(model, target, (x, y, held), audit, coins, watch)

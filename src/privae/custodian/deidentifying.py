@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from privae.custody.pseudonyms import PseudonymKey
     from privae.data.schema import Schema
+    from privae.deidentify.measures import Measures  # type: ignore[import-not-found, unused-ignore]
     from privae.training.watch import Watch
 
 SchemaFile = Annotated[
@@ -60,9 +61,8 @@ def deidentify(  # noqa: PLR0913  one parameter an option
     """Drop, mask, pseudonymize, generalize: each column as its schema says. Writes the result's schema, too."""
     out = Terminal(quiet, as_json)
     with out.progress(f"reading {table.name}") as watch:
-        from privae.cli import request
         from privae.data.schema import Schema
-        from privae.data.tables import read_header, read_table, write_table
+        from privae.data.tables import read_header, read_table
         from privae.deidentify import table as acting
 
         described = output.with_suffix(".schema.toml")
@@ -73,26 +73,41 @@ def deidentify(  # noqa: PLR0913  one parameter an option
             raise UsageError(
                 "--report measures quasi-identifiers; name them in the schema: [table] quasi = [...]"
             )
-        if request.is_images(table):
-            raise UsageError("images are no table: privae deidentify takes .csv and .parquet")
         declared = declared.ordered(read_header(table), table.name)
         secret = _secret(declared, key, reverse=reverse)
         watch.phase(f"reading {table.name}", 1)
-        frame = read_table(table)
-        if reverse:
-            assert secret is not None
-            write_table(acting.restored(frame, declared, secret.secret), output)
-        else:
-            done, after = acting.deidentified(
-                frame, declared, None if secret is None else secret.secret, _text_masker(declared), watch
-            )
-            write_table(done, output)
-            after.save(described)
-            figures = _measured((frame, done), (declared, after), report, watch)
+        figures = _write(
+            (output, described, report), read_table(table), declared, secret, watch, reverse=reverse
+        )
     if reverse:
         out.report(f"wrote {output}: it names people again", {"output": output})
-        return
-    _say(out, (output, described, report), declared, secret, figures)
+    else:
+        _say(out, (output, described, report), declared, secret, figures)
+
+
+def _write(
+    outputs: tuple[Path, Path, Path | None],
+    frame: "pd.DataFrame",
+    schema: "Schema",
+    key: "PseudonymKey | None",
+    watch: "Watch",
+    *,
+    reverse: bool,
+) -> "dict[str, Measures] | None":
+    """Write what becomes of a table, and the schema of that; what was measured, if anything was."""
+    from privae.data.tables import write_table
+    from privae.deidentify import table as acting
+
+    output, described, report = outputs
+    secret = None if key is None else key.secret
+    if reverse:
+        write_table(acting.restored(frame, schema, secret or b""), output)
+        return None
+    done, after = acting.deidentified(frame, schema, secret, _text_masker(schema), watch)
+    figures = _measured((frame, done), (schema, after), report, watch)
+    write_table(done, output)
+    after.save(described)
+    return figures
 
 
 def _check_outputs(
@@ -133,7 +148,7 @@ def _measured(
     schemas: "tuple[Schema, Schema]",
     report: Path | None,
     watch: "Watch",
-) -> dict[str, Any] | None:
+) -> "dict[str, Measures] | None":
     """How alike rows are before and after, where the schema names quasi-identifiers; {"before", "after"}."""
     import json
 
@@ -159,7 +174,7 @@ def _say(
     written: tuple[Path, Path, Path | None],
     schema: "Schema",
     secret: "PseudonymKey | None",
-    figures: dict[str, Any] | None,
+    figures: "dict[str, Measures] | None",
 ) -> None:
     output, described, report = written
     words = {column.name: _words(column) for column in schema.columns}

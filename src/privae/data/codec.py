@@ -120,15 +120,15 @@ def acted(column: Column, values: pd.Series) -> pd.Series:
     Shapes: [n] -> [n], with the same index.
     Guarantee: each result is a function of the schema and of its own value, and a result gives itself. So two tables
         that differ in one record differ in one record afterwards, and every sensitivity is what it is without.
-    Edges: a gap stays one; a value that the rule cannot read becomes "*", of which the codec makes what it makes of any
-        value outside the schema.
+    Edges: a gap stays one, and so does `other`; a value that the rule cannot read becomes "*", of which the codec makes
+        what it makes of any value outside the schema.
     """
     if column.rule is None or not column.learned:
         return values
     if column.action == "generalize":
         places, texts = distinct(values)
         done: list[Any] = [
-            text if group == SUPPRESSED and means_missing(text) else group
+            text if text == column.other or (group == SUPPRESSED and means_missing(text)) else group
             for text, group in zip(texts, generalized(column.rule, texts), strict=True)
         ]
         return pd.Series([*done, None], dtype=object).iloc[places].set_axis(values.index)

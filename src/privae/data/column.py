@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from functools import cached_property
 from math import ceil, floor, isfinite
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pandas.api.extensions import ExtensionDtype
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from privae.actions.generalize import groups_of
-from privae.actions.rule import LEARNED, Action, DatePart, Groups, Rule, rule_of
+from privae.actions.generalize import following
+from privae.actions.rule import LEARNED, Action, DatePart, Groups, Limits, Multiple, Rule, rule_of
 from privae.data.values import EXACT, Bins, canonical, category_codes
 from privae.errors import UsageError
 
@@ -76,12 +76,12 @@ class Column(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _rule_of_action(cls, given: Any) -> Any:  # noqa: ANN401
-        if not isinstance(given, dict) or not isinstance(given.get("action", "keep"), str):
-            return given
-        rule = rule_of(given.get("action", "keep"), given.get("rule"))
-        groups = groups_of(rule) if given.get("kind") in ("category", "ordinal") else None
-        known = {} if groups is None or given.get("categories") is not None else {"categories": groups}
-        return {**given, **known, "rule": rule}
+        action: Any = given.get("action", "keep") if isinstance(given, dict) else None
+        if action not in get_args(Action):
+            return given  # an action that is none is a fault of its own
+        rule = rule_of(action, given.get("rule"))
+        follow = {name: fact for name, fact in following(rule, given).items() if given.get(name) is None}
+        return {**given, **follow, "rule": rule}
 
     @field_validator("other")
     @classmethod
@@ -172,10 +172,10 @@ def check_column(column: Column) -> None:
 
     Edges: of a column that is not learned, only that it is unconfirmed: that it is left out was a guess, too.
     """
-    check_action(column)
-    fault = _fault(column) if column.learned else None
+    fault = (_rule_fault(column) or _fault(column)) if column.learned else None
     if fault:
         raise UsageError(f"column '{column.name}': {fault}")
+    check_action(column)
 
 
 def check_action(column: Column) -> None:
@@ -199,8 +199,8 @@ def _fault(column: Column) -> str | None:
 
 
 def _rule_fault(column: Column) -> str | None:
-    if column.action in ("round", "code") and column.kind != "numeric":
-        return f'action = "{column.action}" is for numbers; make it kind = "numeric"'
+    if column.action in ("round", "code"):
+        return _numbers_fault(column)
     if column.action != "generalize":
         return None
     if isinstance(column.rule, Groups) and column.rule.groups is None:
@@ -208,6 +208,23 @@ def _rule_fault(column: Column) -> str | None:
     year = isinstance(column.rule, DatePart) and column.rule.date == "year"
     if column.kind == "boolean" or (column.kind == "numeric" and not year):
         return 'what is generalized are groups; make it kind = "category" or "ordinal"'
+    if column.kind == "numeric" and not (column.whole and 1000 <= column.ends[0] < column.ends[1] <= 9999):
+        return "years are whole numbers of four digits; declare integer = true and such bounds"
+    return None
+
+
+def _numbers_fault(column: Column) -> str | None:
+    """What comes back of a column must be numbers that its action leaves as they are."""
+    if column.kind != "numeric":
+        return f'action = "{column.action}" is for numbers; make it kind = "numeric"'
+    if isinstance(column.rule, Multiple) and column.step is not None:
+        ratio = column.step / column.rule.to
+        if ratio < 0.5 or abs(ratio - round(ratio)) > 1e-9 * ratio:
+            return "its unit is no multiple of what it is rounded to; leave the unit out"
+    if isinstance(column.rule, Limits):
+        low, high = column.rule.low, column.rule.high
+        if (low is not None and column.ends[0] < low) or (high is not None and column.ends[1] > high):
+            return "its bounds pass the values that it is coded to; declare bounds within them"
     return None
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from privae import files
 from privae.data.column import Column, check_column
 from privae.data.ratings import RatingSchema
 from privae.data.schema import (
@@ -100,6 +101,11 @@ class SeriesSchema(Declared):
         facts = self.model_dump(mode="json", exclude_defaults=True, exclude={"channels"})
         channels = (column.model_dump(mode="json", exclude_defaults=True) for column in self.channels)
         return {"table": facts, "columns": {own.pop("name"): own for own in channels}}
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the schema; channels have no rule, and the key is younger than schemas that were agreed on."""
+        return files.digest(self.model_dump(mode="json", exclude={"channels": {"__all__": {"rule"}}}))
 
     @property
     def columns(self) -> tuple[str, ...]:
