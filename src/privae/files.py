@@ -200,10 +200,7 @@ def write_secretly(path: Path, content: bytes, *, sealed: bool = True) -> None:
 
 
 def write_shared(path: Path, content: bytes) -> None:
-    """Replace a file that others add to, too: a ledger. It is never sealed, for they may have no key.
-
-    Errors: UsageError for a sealed copy of such a file, which is there to be read.
-    """
+    """Replace a file that others add to, too: never sealed, for they may have no key. UsageError for a sealed copy."""
     if path.is_file() and envelope.is_sealed(path):
         raise UsageError(f"{path} is sealed, so it is a copy to be read; name the ledger itself")
     write_atomically(path, lambda file: file.write(content), sealed=False)

@@ -47,6 +47,9 @@ def test_a_key_that_others_may_read_a_link_and_a_file_without_keys_are_refused(t
         from_place(tmp_path / "link")
     with pytest.raises(UsageError, match="cannot be read"):
         from_place(tmp_path / "absent")
+    with pytest.raises(UsageError, match="not the key itself") as caught:
+        from_place(MINE)
+    assert MINE not in str(caught.value)
     for content in (
         b"",
         b"# nothing\n",

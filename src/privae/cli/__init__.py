@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from privae.cli.sealed import add_options, carried
+from privae.cli.options import add_options, carried
 from privae.cli.terminal import ending, fail
 from privae.training.launch import keep_freed_memory
 

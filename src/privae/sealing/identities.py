@@ -42,6 +42,8 @@ def from_place(place: str | Path) -> Keys:
     Errors: UsageError for a file that cannot be read, or that others may read; ArtifactError for one without keys.
     """
     text = str(place)
+    if text.strip().upper().startswith(_SECRET_KEY):
+        raise UsageError(f"name the file of the key, not the key itself, which others see; or set {SECRET}")
     if text.startswith(_KEYRING):
         with _keyring() as ring:
             found = ring.get_password(_SERVICE, text.removeprefix(_KEYRING))
