@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from privae.deidentify.pictures import find_text
+from privae.imaging.pictures import find_text
 
 SIZES = (8, 10, 12, 16, 24, 32)
 TEXTS = ("MUELLER, ANNA", "ID 48213-77", "1974-03-12", "St. Mary Hospital 14:22", "Smith^John", "4711 0815")

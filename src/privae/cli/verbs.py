@@ -1,5 +1,6 @@
 """One verb a function. A verb imports what it needs when it runs, so that --help does not wait for torch."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     from privae.plan import Plan
     from privae.training.watch import Watch
     from privae.vae import VAE
-
-
-_PLACES = ("ledger", "checkpoint", "resume", "identifier_ok")  # of a fit
 
 
 @app.command(
@@ -164,28 +162,43 @@ def fit(  # noqa: PLR0913  one parameter an option
 ) -> None:
     """Spend the budget once, and write a model; everything afterwards is free. Exit code 5: its audit failed."""
     with (out := Terminal(quiet, as_json)).progress(f"reading the header of {data.name}") as watch:
-        from privae.cli import auditing, request
+        from privae.cli import request
         from privae.custody import budgets
-        from privae.log import store
         from privae.training.group import processes
 
         asked = request.Request(data, schema, epsilon, delta, rows, classes, recipe, fidelity, strict)
         with processes(device) as group:
-            target = request.target_of(output, data, [schema, plan, store.file_of(ledger), holdout])
+            target = request.target_of(output, data, [schema, plan, holdout], ledger)
             shared = budgets.to_charge(ledger, grant, group)
             kept = request.checkpoint_of(target, resume=resume)
             facts, model, agreed = asked.made(plan, watch)
             watch.phase(f"reading {data.name}", 1)
             (x, y), held = request.read(data), request.read_alike(holdout, data, facts)
-            checks.say_delta(out, delta if plan is None else agreed.delta)
             coins = _coins(out, audit, agreed, target, (holdout is None, resume))
-            with request.resumable(kept, out.note):
-                more: Any = dict(zip(_PLACES, (shared, kept, resume, identifier_ok or ()), strict=True))
-                model.fit(x, y, schema=facts, plan=agreed, watch=watch, device=device, coins=coins, **more)
-                auditing.save(model, target, coins, watch)
-                budgets.note_release(shared, target, out.note)
+            settings = {"schema": facts, "plan": agreed, "watch": watch, "device": device, "coins": coins}
+            settings |= {
+                "ledger": shared,
+                "checkpoint": kept,
+                "resume": resume,
+                "identifier_ok": identifier_ok or (),
+            }
+            _fit(model, (x, y), settings, target, out.note)
         done = _audited(model, target, (x, y, held), audit, coins, watch)
+    checks.say_delta(out, delta if plan is None else agreed.delta)
     _say_fitted(out, model, target, done, ledger)
+
+
+def _fit(
+    model: "VAE", records: Any, settings: dict[str, Any], target: Path, note: Callable[[str], None]
+) -> None:
+    """Fit, keep the model, and note in the ledger what its charge became."""
+    from privae.cli import auditing, request
+    from privae.custody import budgets
+
+    with request.resumable(settings["checkpoint"], note):
+        model.fit(*records, **settings)
+        auditing.save(model, target, settings["coins"], settings["watch"])
+        budgets.note_release(settings["ledger"], target, note)
 
 
 @app.command(

@@ -80,7 +80,9 @@ class _Read:
 
     def root(self, size: int) -> bytes:
         """The Merkle root of the first entries."""
-        return _merkle_root(self.lines[:size])
+        from privae.log.tree import root_of
+
+        return root_of(self.lines[:size])
 
 
 @ledgers.command(
@@ -255,18 +257,8 @@ def _loaded(ledger: str) -> _Read:
     """A ledger, verified. Errors: UsageError, ArtifactError."""
     from privae.privacy.ledger import Ledger
 
-    entries = Ledger.load(Path(ledger)).entries
+    entries = Ledger.load(ledger).entries
     return _Read(bytes.fromhex(entries[0].hash), tuple(entry.line() for entry in entries))
-
-
-def _merkle_root(lines: Sequence[bytes]) -> bytes:
-    """The Merkle root of one line or more (RFC 6962, section 2.1), 32 bytes."""
-    from hashlib import sha256
-
-    if len(lines) == 1:
-        return sha256(b"\0" + lines[0]).digest()
-    left = 1 << (len(lines) - 1).bit_length() - 1  # the largest power of two below their number
-    return sha256(b"\1" + _merkle_root(lines[:left]) + _merkle_root(lines[left:])).digest()
 
 
 def _node(rpc: str | None) -> str:

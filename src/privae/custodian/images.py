@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import hmac
 import io
 import json
 import os
@@ -22,12 +21,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from privae.deidentify.archives import Source
-    from privae.deidentify.pictures import Box, Opened
+    from privae.imaging.archives import Source
+    from privae.imaging.pictures import Box, Opened
     from privae.training.watch import Watch
 
-_KEY_PLACE = "PRIVAE_PSEUDONYM_KEY_FILE"
-_KEY = 32  # bytes
 _TEXT = "its pixels show what looks like text"
 
 
@@ -105,8 +102,8 @@ KeyFile = Annotated[
     Path | None,
     given.option(
         "--key",
-        text=f"The secret key of pseudonyms and UIDs: 64 hexadecimal digits. Default: ${_KEY_PLACE}, or one of "
-        "your own, made when it is first needed.",
+        text="The secret key of pseudonyms and UIDs: 64 hexadecimal digits. Default: $PRIVAE_PSEUDONYM_KEY_FILE, "
+        "or one of your own, made when it is first needed.",
     ),
 ]
 
@@ -139,19 +136,20 @@ def deidentify_images(  # noqa: PLR0913  one parameter an option
     if shift_dates is not None and not 1 <= shift_dates <= 36_500:
         raise UsageError("--shift-dates is a number of days from 1 to 36500")
     with out.progress(f"listing {source.name}") as watch:
-        from privae.deidentify import archives
+        from privae.custody.pseudonyms import pseudonym_key
+        from privae.imaging import archives
 
         _check_places(source, output, ((npz, ".npz"), (report, ".json"), (names, ".csv")))
         found = archives.source_of(source)
         if not found.names:
             raise DataError(f"{source} holds no files to read (hidden files and links are skipped)")
-        secret, made = _secret(key)
-        if made is not None:
+        secret = pseudonym_key(key)
+        if secret.created:
             watch.note(
-                f"a secret key was created: {made} (keep it: with it, the same patient gets the same name)"
+                f"a secret key was created: {secret.path} (keep it: with it, the same patient gets the same name)"
             )
         choices = Choices(
-            secret, None if burned_in is None else burned_in.value, shift_dates or 0, npz is not None
+            secret.secret, None if burned_in is None else burned_in.value, shift_dates or 0, npz is not None
         )
         with archives.staged(output) as folder:
             rows, views = _all(found, source.name, folder, choices, watch)
@@ -163,7 +161,7 @@ def deidentify_images(  # noqa: PLR0913  one parameter an option
 
 def _check_places(source: Path, output: Path, others: tuple[tuple[Path | None, str], ...]) -> None:
     from privae import files
-    from privae.deidentify import archives
+    from privae.imaging import archives
 
     for path, ending in others:
         if path is None:
@@ -182,6 +180,8 @@ def _all(
     found: "Source", name: str, folder: Path, choices: Choices, watch: "Watch"
 ) -> tuple[list[Row], dict[str, "NDArray[np.uint8]"]]:
     """Every file, read, looked at, and written under a new name; and the gray images, by that name."""
+    from privae.imaging.keyed import new_name
+
     rows: list[Row] = []
     views: dict[str, NDArray[np.uint8]] = {}
     seen: Counter[bytes] = Counter()
@@ -192,7 +192,7 @@ def _all(
             kind, opened = _opened(content, choices)
             digest = hashlib.sha256(content).digest()
             seen[digest] += 1
-            target = _new_name(choices.key, digest, seen[digest]) + opened.ending
+            target = new_name(choices.key, digest, seen[digest]) + opened.ending
             row = _one(opened, (at + 1, kind, target), folder, choices, views)
         except DataError as error:
             watch.aside(f"file {at + 1} is {found.names[at]}")
@@ -208,7 +208,7 @@ def _all(
 
 def _opened(content: bytes, choices: Choices) -> tuple[str, "Opened"]:
     """A file by what it holds, whatever its name. Errors: DataError that wants a subject before it."""
-    from privae.deidentify import pictures
+    from privae.imaging import pictures
 
     kind = pictures.kind_of(content)
     if kind is not None:
@@ -216,7 +216,7 @@ def _opened(content: bytes, choices: Choices) -> tuple[str, "Opened"]:
     if content[128:132] != b"DICM":
         raise DataError("is neither DICOM, PNG nor JPEG; take it out")
     try:
-        from privae.deidentify import dicom
+        from privae.imaging import dicom
     except ModuleNotFoundError:
         raise UsageError("DICOM needs the extra deidentify: pip install 'privae[deidentify]'") from None
     return "DICOM", dicom.read(content, choices.key, choices.shift_days)
@@ -229,7 +229,8 @@ def _one(
     choices: Choices,
     views: dict[str, "NDArray[np.uint8]"],
 ) -> Row:
-    from privae.deidentify.pictures import blackened, find_text
+    from privae import files
+    from privae.imaging.pictures import blackened, find_text
 
     place, kind, target = told
     boxes = find_text(opened.pixels)
@@ -239,10 +240,8 @@ def _one(
         return Row(place, kind, None, opened.removed, flags, 0)
     pixels = blackened(opened.pixels, boxes, opened.black) if masked else opened.pixels
     says = None if masked else "YES" if boxes else opened.says
-    with (folder / target).open("xb") as file:
-        file.write(opened.write(pixels, says))
-        file.flush()
-        os.fsync(file.fileno())
+    content = opened.write(pixels, says)
+    files.write_atomically(folder / target, lambda file: file.write(content))
     if choices.stack:
         views[target] = opened.view(pixels)
     return Row(place, kind, target, opened.removed, flags, len(boxes) if masked else 0)
@@ -251,11 +250,6 @@ def _one(
 def _can_mask(opened: "Opened", boxes: tuple["Box", ...]) -> bool:
     """Whether blackening what was found answers every doubt: not where a person can be recognized."""
     return bool(boxes) and not any("recognized" in doubt for doubt in opened.doubts)
-
-
-def _new_name(key: bytes, digest: bytes, count: int) -> str:
-    """A name that tells nothing without the key, and in whose order files are mixed."""
-    return hmac.new(key, b"privae/1 file\0" + digest + count.to_bytes(4), hashlib.sha256).hexdigest()[:20]
 
 
 def _write_beside(found: "Source", rows: list[Row], report: Path | None, names: Path | None) -> None:
@@ -316,31 +310,3 @@ def _conclude(
         "skipped": skipped,
     }
     out.report("\n".join(lines), fields)
-
-
-# to be replaced by privae.sealing.secrets, which keeps this key for tables, too
-def _secret(named: Path | None) -> tuple[bytes, Path | None]:
-    """The secret key, and where it was made, if it was made now. Errors: UsageError."""
-    from privae import files
-    from privae.custody.keys import key_file
-
-    set_to = os.environ.get(_KEY_PLACE)
-    path = named or (Path(set_to) if set_to else key_file().with_name("pseudonyms.key"))
-    if named is None and not os.path.lexists(path):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        secret = os.urandom(_KEY)
-        files.write_secretly(path, secret.hex().encode() + b"\n")
-        return secret, path
-    try:
-        mode, text = path.stat().st_mode, path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        raise UsageError(f"the key {path} cannot be read; check the path") from None
-    if mode & 0o077:
-        raise UsageError(f"others may read the key {path}; run: chmod 600 {path}")
-    try:
-        secret = bytes.fromhex(text)
-    except ValueError:
-        secret = b""
-    if len(secret) != _KEY:
-        raise UsageError(f"{path} holds no key of {2 * _KEY} hexadecimal digits")
-    return secret, None

@@ -61,7 +61,7 @@ def content_of(path: Path) -> bytes:
     if not path.is_file():
         return b""
     try:
-        with path.open("rb") as file:
+        with files.opened(path) as file:
             start = file.read(1)
             content = start + file.read(logs.MOST) if start == b"{" else b""
     except OSError:
@@ -190,7 +190,11 @@ class Checked:
         """What the entries say."""
         book, study = self.ledger, self.study
         cap, last = book.cap, book.entries[-1]
-        found = {"epsilon": last.epsilon, "delta": book.delta, "cap": None if cap is None else cap.epsilon}
+        found: dict[str, Any] = {
+            "epsilon": last.epsilon,
+            "delta": book.delta,
+            "cap": None if cap is None else cap.epsilon,
+        }
         found |= {"head": book.head, "entries": [entry.model_dump() for entry in book.entries]}
         if study is None:
             return found

@@ -105,7 +105,7 @@ def export(
         _check_output(output, (".jsonl",), source, *heads or ())
         found = leaves.read(source, _heads_in(heads))
         if output.exists():  # it may be somebody's replica: it may grow, and nothing else
-            before = logs.parse(output.read_bytes(), str(output))
+            before = logs.parse(files.content(output), str(output))
             if logs.extended(before, found.log).size > found.log.size:
                 raise UsageError(f"{output} holds more entries than {source}; name another file")
         files.write_atomically(output, lambda file: file.write(found.log.dumps()))
@@ -140,7 +140,7 @@ def import_log(
             found = leaves.read(source, _heads_in(heads))
             found.require(key or ())
             theirs = found.log
-            content = replica.read_bytes() if replica.exists() else None
+            content = files.content(replica) if replica.exists() else None
             mine = None if content is None else logs.parse(content, str(replica))
             # the longer one's entries are checked: those of the file here, those of the replica when they were let in
             kept = theirs if mine is None else leaves.checked(logs.extended(mine, theirs)).log
@@ -306,12 +306,13 @@ def _accusing(out: Terminal) -> Iterator[None]:
 
 
 def _heads_in(paths: Sequence[Path] | None) -> tuple["SignedHead", ...]:
+    from privae import files
     from privae.custody import heads
 
     found: list[SignedHead] = []
     for path in paths or ():
         try:
-            with path.open("rb") as file:
+            with files.opened(path) as file:
                 content = file.read(heads.MOST + 1)
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {(error.strerror or 'unknown').lower()}") from None

@@ -81,7 +81,7 @@ class Anchors(BaseModel):
     def load(cls, path: Path) -> "Anchors":
         """The salt and places in a file. Errors: UsageError if it cannot be read, ArtifactError if it is another."""
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(files.content(path))
         except ValidationError:
             raise ArtifactError(
                 f"{path} does not hold the salt of a ledger's anchors; restore a copy"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from privae import files
 from privae.errors import PrivacyRefused, PrivaeError, UsageError
 from privae.log import grants, rooms
 from privae.log.grants import Grant
@@ -87,7 +88,7 @@ def note_release(ledger: Ledger | None, model: Path, say: Callable[[str], None])
     if ledger is None:
         return
     try:
-        with model.open("rb") as file:
+        with files.opened(model) as file:
             ledger.released(hashlib.file_digest(file, "sha256").hexdigest())
     except (PrivaeError, OSError) as error:
         said = str(error) if isinstance(error, PrivaeError) else f"{model.name} cannot be read"

@@ -19,6 +19,7 @@ from privae.data.codec import acted, acted_table
 from privae.data.column import Column, check_action
 from privae.data.schema import Schema, check_actions
 from privae.data.values import canonical, distinct, means_missing
+from privae.deidentify.detect import identifiers
 from privae.errors import DataError, PrivacyRefused, UsageError
 from privae.training.watch import Silent, Watch
 
@@ -123,11 +124,6 @@ def _asked(schema: Schema, ok: Sequence[str]) -> list[Column]:
 
 
 def _refuse(column: Column, values: pd.Series) -> None:
-    try:
-        from privae.deidentify.detect import identifiers  # type: ignore[import-not-found, unused-ignore]
-    except ModuleNotFoundError:  # until the branch that detects is merged
-        return
-
     # the name of a column says what it was before its action, so of one that has an action the values tell
     name = column.name if column.action == "keep" else "x"
     found = identifiers(pd.DataFrame({name: values}), [name])

@@ -203,17 +203,19 @@ class Filter:
     @property
     def gaussians(self) -> float:
         """mu^2 of the Gaussian that takes the whole budget; others take a share of it as their mu^2; 0 if none fits."""
-        delta = self.delta * (1 - ADDED_SHARE)
         if self.composition == "gaussian":
-            return gaussian_mu(self.epsilon, delta) ** 2
-        return max(0.0, 2 * epsilon_to_renyi(self.epsilon, self.order, delta) / self.order)
+            return gaussian_mu(self.epsilon, self._noised) ** 2
+        return max(0.0, 2 * epsilon_to_renyi(self.epsilon, self.order, self._noised) / self.order)
 
     def so_far(self, events: Sequence[Event], relation: Relation) -> float:
         """The epsilon of the smallest such filter that admits events."""
-        delta = self.delta * (1 - ADDED_SHARE)
         if self.composition == "gaussian":
-            return epsilon(events, delta, relation)
-        return renyi_to_epsilon(renyi(events, self.order, relation), self.order, delta)
+            return epsilon(events, self._noised, relation)
+        return renyi_to_epsilon(renyi(events, self.order, relation), self.order, self._noised)
+
+    @property
+    def _noised(self) -> float:
+        return self.delta * (1 - ADDED_SHARE)  # the part of delta that is for noise
 
 
 def _evaluated(
@@ -279,10 +281,7 @@ def _gaussian_epsilon(mu: float, delta: float) -> float:
 def _from_loss(
     events: tuple[Event, ...], delta: float, relation: Relation, spacing: float, size: int
 ) -> float:
-    """Epsilon by the privacy loss distribution, kept: a fit asks what its plan, ledger and promise asked already.
-
-    Errors: ArithmeticError for a figure that is none. No error is kept: memory may suffice the next time.
-    """
+    """Epsilon by the privacy loss distribution: kept, for it is asked again. Errors, which are not: ArithmeticError."""
     value = float(_loss(events, relation, spacing, size).get_epsilon_for_delta(delta))
     if not 0 <= value < math.inf:
         raise ArithmeticError
@@ -312,25 +311,17 @@ def _loss(events: tuple[Event, ...], relation: Relation, spacing: float, size: i
 
 @lru_cache(maxsize=16)
 def _step_loss(multiplier: float, rate: float, relation: Relation, spacing: float, size: int) -> Any:  # noqa: ANN401
-    from dp_accounting import NeighboringRelation
-    from dp_accounting.pld.privacy_loss_distribution import (
-        from_gaussian_mechanism,
-        from_mixture_gaussian_mechanism,
-    )
+    from dp_accounting import NeighboringRelation as Neighbors
+    from dp_accounting.pld import privacy_loss_distribution as losses
 
     if size > 1:
         drawn = [math.comb(size, k) * rate**k * (1 - rate) ** (size - k) for k in range(size + 1)]
-        return from_mixture_gaussian_mechanism(
+        return losses.from_mixture_gaussian_mechanism(
             multiplier, [*range(size + 1)], drawn, value_discretization_interval=spacing
         )
-    replace = relation == "replace_one"
-    return from_gaussian_mechanism(
-        multiplier,
-        value_discretization_interval=spacing,
-        sampling_prob=rate,
-        neighboring_relation=(
-            NeighboringRelation.REPLACE_ONE if replace else NeighboringRelation.ADD_OR_REMOVE_ONE
-        ),
+    kind = Neighbors.REPLACE_ONE if relation == "replace_one" else Neighbors.ADD_OR_REMOVE_ONE
+    return losses.from_gaussian_mechanism(
+        multiplier, value_discretization_interval=spacing, sampling_prob=rate, neighboring_relation=kind
     )
 
 

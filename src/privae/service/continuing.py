@@ -113,12 +113,7 @@ def open_stream(  # noqa: PLR0913  one parameter an option
         "units": units,
         "gaps": gaps,
     }
-    options |= {
-        "protect": None if protect is None else str(protect),
-        "window": best_for,
-        "who": who,
-        "when": when,
-    }
+    options |= {"protect": protect and str(protect), "window": best_for, "who": who, "when": when}
     with out.progress("choosing the noise"):
         from privae.continual.release import Continual
         from privae.custody import budgets

@@ -29,9 +29,9 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import DSfloat
 
-from privae.deidentify.keyed import moved_date, new_uid, offset, pseudonym
-from privae.deidentify.pictures import MOST_PIXELS, Layout, Opened, limited, shown, unpacked
 from privae.errors import DataError
+from privae.imaging.keyed import moved_date, new_uid, offset, pseudonym
+from privae.imaging.pictures import MOST_PIXELS, Layout, Opened, limited, shown, unpacked
 
 PERSON = "its header says that a person can be recognized"
 """A doubt that blackened text does not remove."""
@@ -141,7 +141,7 @@ def _quiet() -> Iterator[None]:
 
 @cache
 def _allowed() -> dict[str, Any]:
-    text = resources.files("privae.deidentify").joinpath("allowed.json").read_text(encoding="utf-8")
+    text = resources.files("privae.imaging").joinpath("allowed.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
 

@@ -24,8 +24,8 @@ from pydicom.uid import (
     UltrasoundImageStorage,
 )
 
-from privae.deidentify import dicom, keyed
 from privae.errors import DataError
+from privae.imaging import dicom, keyed
 
 KEY = bytes(range(32))
 PLANTED = "ZZPLANTED"

@@ -11,8 +11,8 @@ import zipfile
 
 import pytest
 
-from privae.deidentify import archives
 from privae.errors import DataError, UsageError
+from privae.imaging import archives
 
 
 def zipped(*members, method=zipfile.ZIP_DEFLATED) -> bytes:
@@ -155,7 +155,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path) -> None:
 
 def test_a_killed_process_leaves_no_folder_of_that_name(tmp_path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from privae.deidentify import archives\n"
+        "import os, signal, sys; from pathlib import Path; from privae.imaging import archives\n"
         "with archives.staged(Path(sys.argv[1])) as folder:\n"
         "    (folder / 'a').write_bytes(b'x'); os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from scipy import ndimage
 
-from privae.deidentify import pictures
 from privae.errors import DataError
+from privae.imaging import pictures
 
 PLANTED = b"ZZPLANTED"
 SMOOTH = np.add.outer(np.arange(40), np.arange(30)).astype(np.uint8)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from privae import files
 from privae.errors import DataError, ResourceError, UsageError
+from privae.sealing import is_sealed
 
 MOST_FILES = 100_000
 """In a folder or a zip."""
@@ -97,6 +98,8 @@ def _read(path: Path, where: str) -> bytes:
         raise UsageError(f"{where} does not exist; check the path") from None
     except OSError as error:
         raise UsageError(f"{where} cannot be read: {_reason(error)}") from None
+    if is_sealed(path):
+        content = files.content(path)
     if len(content) > MOST_BYTES:
         raise DataError(f"{where} has more than {MOST_BYTES:,} bytes; no image here is so large")
     return content
