@@ -174,31 +174,26 @@ def fit(  # noqa: PLR0913  one parameter an option
             facts, model, agreed = asked.made(plan, watch)
             watch.phase(f"reading {data.name}", 1)
             (x, y), held = request.read(data), request.read_alike(holdout, data, facts)
-            coins = _coins(out, audit, agreed, target, (holdout is None, resume))
-            settings = {"schema": facts, "plan": agreed, "watch": watch, "device": device, "coins": coins}
-            settings |= {
-                "ledger": shared,
-                "checkpoint": kept,
-                "resume": resume,
-                "identifier_ok": identifier_ok or (),
-            }
-            _fit(model, (x, y), settings, target, out.note)
+            coins, named = _coins(out, audit, agreed, target, (holdout is None, resume)), identifier_ok or ()
+            how: Any = {"schema": facts, "plan": agreed, "watch": watch, "device": device, "coins": coins}
+            how |= {"ledger": shared, "checkpoint": kept, "resume": resume, "identifier_ok": named}
+            _fit(model, (x, y), how, target, out.note)
         done = _audited(model, target, (x, y, held), audit, coins, watch)
     checks.say_delta(out, delta if plan is None else agreed.delta)
     _say_fitted(out, model, target, done, ledger)
 
 
 def _fit(
-    model: "VAE", records: Any, settings: dict[str, Any], target: Path, note: Callable[[str], None]
+    model: "VAE", records: tuple[Any, Any], how: dict[str, Any], target: Path, note: Callable[[str], None]
 ) -> None:
     """Fit, keep the model, and note in the ledger what its charge became."""
     from privae.cli import auditing, request
     from privae.custody import budgets
 
-    with request.resumable(settings["checkpoint"], note):
-        model.fit(*records, **settings)
-        auditing.save(model, target, settings["coins"], settings["watch"])
-        budgets.note_release(settings["ledger"], target, note)
+    with request.resumable(how["checkpoint"], note):
+        model.fit(*records, **how)
+        auditing.save(model, target, how["coins"], how["watch"])
+        budgets.note_release(how["ledger"], target, note)
 
 
 @app.command(

@@ -6,6 +6,7 @@ not offered. `relation` is "add_or_remove" (a unit is there or not) or "replace_
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -227,10 +228,8 @@ def _evaluated(
         return math.inf, "exact Gaussian"
     if all(event.sampling_rate == 1 for event in real):
         return _gaussian_epsilon(size * _mu(real, relation), delta), "exact Gaussian"
-    try:
+    with suppress(ArithmeticError, ValueError, MemoryError, RuntimeError):
         return _from_loss(real, delta, relation, _FINE if fine else _COARSE, size), "PLD"
-    except (ArithmeticError, ValueError, MemoryError, RuntimeError):
-        pass
     if size > 1:  # as if every batch held all of them
         whole = [replace(event, sampling_rate=1.0) for event in real]
         return _gaussian_epsilon(size * _mu(whole, relation), delta), "exact Gaussian"
