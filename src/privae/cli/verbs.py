@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from privae.audit.coins import Coins
     from privae.audit.suite import Audit, Level
     from privae.plan import Plan
+    from privae.privacy.ledger import Ledger
+    from privae.training.group import Group
     from privae.training.watch import Watch
     from privae.vae import VAE
 
@@ -153,26 +155,20 @@ def fit(  # noqa: PLR0913  one parameter an option
     """Spend the budget once, and write a model; everything afterwards is free. Exit code 5: its audit failed."""
     out = Terminal(quiet, as_json)
     with out.progress(f"reading the header of {data.name}") as watch:
-        from privae.cli import auditing, request
-        from privae.custody import budgets
-        from privae.log import store
+        from privae.cli import request
         from privae.training.group import processes
 
         asked = request.Request(data, schema, epsilon, delta, rows, classes, recipe, fidelity, strict)
         with processes(device) as group:
-            target = request.target_of(output, data, [schema, plan, store.file_of(ledger), holdout])
-            shared = budgets.to_charge(ledger, grant, group)
-            kept = request.checkpoint_of(target, resume=resume)
+            target, places = _places((output, data), [schema, plan, holdout], (ledger, grant), group, resume)
             facts, model, agreed = asked.made(plan, watch)
             watch.phase(f"reading {data.name}", 1)
             (x, y), held = request.read(data), request.read_alike(holdout, data, facts)
             checks.say_delta(out, delta if plan is None else agreed.delta)
             coins = _coins(out, audit, agreed, target, (holdout is None, resume))
-            with request.resumable(kept, out.note):
-                places: dict[str, Any] = {"ledger": shared, "checkpoint": kept, "resume": resume}
+            with request.resumable(places["checkpoint"], out.note):
                 model.fit(x, y, schema=facts, plan=agreed, watch=watch, device=device, coins=coins, **places)
-                auditing.save(model, target, coins, watch)
-                budgets.note_release(shared, target, out.note)
+                _save(model, target, coins, places["ledger"], out, watch)
         done = _audited(model, target, (x, y, held), audit, coins, watch)
     _say_fitted(out, model, target, done, ledger)
 
@@ -223,6 +219,35 @@ def inspect(model: given.Model, quiet: given.Quiet = False, as_json: given.AsJso
 
         fitted = request.load(model)
     out.answer(telling.model_text(fitted, model), telling.model_fields(fitted))
+
+
+def _places(
+    written: tuple[Path | None, Path],
+    others: list[Path | None],
+    charged: tuple[str | None, str],
+    group: "Group",
+    resume: bool,
+) -> tuple[Path, dict[str, Any]]:
+    """Where a fit writes its model, and what it is kept in: the ledger, or a grant of it, and the checkpoint."""
+    from privae.cli import request
+    from privae.custody import budgets
+    from privae.log import store
+
+    target = request.target_of(*written, [*others, store.file_of(charged[0])])
+    shared = budgets.to_charge(*charged, group)
+    kept = request.checkpoint_of(target, resume=resume)
+    return target, {"ledger": shared, "checkpoint": kept, "resume": resume}
+
+
+def _save(
+    model: "VAE", target: Path, coins: "Coins | None", shared: "Ledger | None", out: Terminal, watch: "Watch"
+) -> None:
+    """Write a model, and into the ledger which charge it is of."""
+    from privae.cli import auditing
+    from privae.custody import budgets
+
+    auditing.save(model, target, coins, watch)
+    budgets.note_release(shared, target, out.note)
 
 
 def _coins(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from privae import files
 from privae.ckks.summation import KEY
@@ -48,6 +48,13 @@ class SitePolicy(BaseModel):
     allow_share: tuple[Share, ...] = ("decoder",)
     columns: dict[str, str] = Field(default_factory=dict)
     consortium: str = ""
+
+    @field_validator("ledger")
+    @classmethod
+    def _in_a_file(cls, ledger: str) -> str:
+        if "://" in ledger:
+            raise ValueError("the ledger of a site is a file on its own machine")
+        return ledger
 
     @classmethod
     def loads(cls, text: str) -> "SitePolicy":
