@@ -196,7 +196,8 @@ def test_fit_follows_a_plan_and_charges_a_ledger(room, tmp_path, capsys) -> None
     assert "not covered:" in out
     assert "pair tables ..." in err
     entries = said(capsys, "ledger", "show", ledger)
-    assert [entry["phase"] for entry in entries["entries"]] == ["open", "pair tables"]
+    phases = [entry["phase"] for entry in entries["entries"]]
+    assert phases == ["open", "pair tables", f"released {entries['entries'][1]['hash'][:16]}"]
     assert entries["cap"] == 4
     again = [*room.table, *PUBLIC, "--ledger", ledger, "-o", str(tmp_path / "second.privae")]
     assert main(["fit", *again]) == 4

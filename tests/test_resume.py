@@ -409,4 +409,4 @@ def test_ctrl_c_ends_with_130_an_honest_ledger_and_the_way_on(asked, monkeypatch
     assert main([*fit, "--resume"]) == 2
     assert "no fit to resume" in capsys.readouterr().err
     attempts = [entry.attempt for entry in Ledger.load(asked.ledger).entries if entry.plan_hash]
-    assert attempts == [1, 1, 1]  # two phases, and the note of the resumption
+    assert attempts == [1, 1, 1, 1]  # two phases, and notes of the resumption, and of the model

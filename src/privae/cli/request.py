@@ -19,7 +19,6 @@ from privae.evaluate import released
 from privae.federated.study import declared
 from privae.fitted.ratings import FittedRatings
 from privae.fitted.units import Units
-from privae.log import store
 from privae.models.networks import Activation
 from privae.plan import Plan
 from privae.recipes.gradients import Training
@@ -333,10 +332,10 @@ def claim_of(epsilon: float | None, delta: float | None) -> tuple[float | None, 
     return epsilon, delta_of(delta)
 
 
-def target_of(output: Path | None, source: Path, others: Sequence[Path | None], ledger: str | None) -> Path:
+def target_of(output: Path | None, source: Path, others: Sequence[Path | None]) -> Path:
     """Where a fit writes its model: the output named, or beside the data. Errors: those of `check_outputs`."""
     target = output or _default_model(source)
-    check_outputs(target, (".privae",), [source, *others, store.file_of(ledger)])
+    check_outputs(target, (".privae",), [source, *others])
     return target
 
 

@@ -1,6 +1,5 @@
 """One verb a function. A verb imports what it needs when it runs, so that --help does not wait for torch."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,8 @@ if TYPE_CHECKING:
     from privae.audit.coins import Coins
     from privae.audit.suite import Audit, Level
     from privae.plan import Plan
+    from privae.privacy.ledger import Ledger
+    from privae.training.group import Group
     from privae.training.watch import Watch
     from privae.vae import VAE
 
@@ -163,37 +164,22 @@ def fit(  # noqa: PLR0913  one parameter an option
     """Spend the budget once, and write a model; everything afterwards is free. Exit code 5: its audit failed."""
     with (out := Terminal(quiet, as_json)).progress(f"reading the header of {data.name}") as watch:
         from privae.cli import request
-        from privae.custody import budgets
         from privae.training.group import processes
 
         asked = request.Request(data, schema, epsilon, delta, rows, classes, recipe, fidelity, strict)
         with processes(device) as group:
-            target = request.target_of(output, data, [schema, plan, holdout], ledger)
-            shared = budgets.to_charge(ledger, grant, group)
-            kept = request.checkpoint_of(target, resume=resume)
+            target, places = _places((output, data), [schema, plan, holdout], (ledger, grant), group, resume)
+            places["identifier_ok"] = identifier_ok or ()
             facts, model, agreed = asked.made(plan, watch)
             watch.phase(f"reading {data.name}", 1)
             (x, y), held = request.read(data), request.read_alike(holdout, data, facts)
-            coins, named = _coins(out, audit, agreed, target, (holdout is None, resume)), identifier_ok or ()
-            how: Any = {"schema": facts, "plan": agreed, "watch": watch, "device": device, "coins": coins}
-            how |= {"ledger": shared, "checkpoint": kept, "resume": resume, "identifier_ok": named}
-            _fit(model, (x, y), how, target, out.note)
+            coins = _coins(out, audit, agreed, target, (holdout is None, resume))
+            with request.resumable(places["checkpoint"], out.note):
+                model.fit(x, y, schema=facts, plan=agreed, watch=watch, device=device, coins=coins, **places)
+                _save(model, target, coins, places["ledger"], out, watch)
         done = _audited(model, target, (x, y, held), audit, coins, watch)
     checks.say_delta(out, delta if plan is None else agreed.delta)
     _say_fitted(out, model, target, done, ledger)
-
-
-def _fit(
-    model: "VAE", records: tuple[Any, Any], how: dict[str, Any], target: Path, note: Callable[[str], None]
-) -> None:
-    """Fit, keep the model, and note in the ledger what its charge became."""
-    from privae.cli import auditing, request
-    from privae.custody import budgets
-
-    with request.resumable(how["checkpoint"], note):
-        model.fit(*records, **how)
-        auditing.save(model, target, how["coins"], how["watch"])
-        budgets.note_release(how["ledger"], target, note)
 
 
 @app.command(
@@ -242,6 +228,35 @@ def inspect(model: given.Model, quiet: given.Quiet = False, as_json: given.AsJso
 
         fitted = request.load(model)
     out.answer(telling.model_text(fitted, model), telling.model_fields(fitted))
+
+
+def _places(
+    written: tuple[Path | None, Path],
+    others: list[Path | None],
+    charged: tuple[str | None, str],
+    group: "Group",
+    resume: bool,
+) -> tuple[Path, dict[str, Any]]:
+    """Where a fit writes its model, and what it is kept in: the ledger, or a grant of it, and the checkpoint."""
+    from privae.cli import request
+    from privae.custody import budgets
+    from privae.log import store
+
+    target = request.target_of(*written, [*others, store.file_of(charged[0])])
+    shared = budgets.to_charge(*charged, group)
+    kept = request.checkpoint_of(target, resume=resume)
+    return target, {"ledger": shared, "checkpoint": kept, "resume": resume}
+
+
+def _save(
+    model: "VAE", target: Path, coins: "Coins | None", shared: "Ledger | None", out: Terminal, watch: "Watch"
+) -> None:
+    """Write a model, and into the ledger which charge it is of."""
+    from privae.cli import auditing
+    from privae.custody import budgets
+
+    auditing.save(model, target, coins, watch)
+    budgets.note_release(shared, target, out.note)
 
 
 def _coins(

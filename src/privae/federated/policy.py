@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from privae import files
 from privae.ckks.summation import KEY
@@ -52,6 +52,13 @@ class SitePolicy(BaseModel):
     columns: dict[str, str] = Field(default_factory=dict)
     consortium: str = ""
     identifier_ok: tuple[str, ...] = ()
+
+    @field_validator("ledger")
+    @classmethod
+    def _in_a_file(cls, ledger: str) -> str:
+        if "://" in ledger:
+            raise ValueError("the ledger of a site is a file on its own machine")
+        return ledger
 
     @classmethod
     def loads(cls, text: str) -> "SitePolicy":

@@ -115,16 +115,21 @@ def open_stream(  # noqa: PLR0913  one parameter an option
     }
     options |= {"protect": protect and str(protect), "window": best_for, "who": who, "when": when}
     with out.progress("choosing the noise"):
-        from privae.continual.release import Continual
-        from privae.custody import budgets
         from privae.log import store
-        from privae.training.group import ALONE
 
-        shared = budgets.to_charge(ledger, grant, ALONE)
         made = _planned(plan, bounds, {name: value for name, value in options.items() if value is not None})
-        opened = Continual.open(folder, made, shared)
+        opened = _charged(folder, made, ledger, grant)
     text, fields = _opened(folder, made)
     out.report(text, fields | {"folder": opened.folder, "ledger": ledger and store.shown(ledger)})
+
+
+def _charged(folder: Path, made: "ContinualPlan", ledger: str | None, grant: str) -> "Continual":
+    """The stream, opened, and charged to the ledger or to a grant of it."""
+    from privae.continual.release import Continual
+    from privae.custody import budgets
+    from privae.training.group import ALONE
+
+    return Continual.open(folder, made, budgets.to_charge(ledger, grant, ALONE))
 
 
 @streams.command("add", epilog=examples("privae stream add fleet 2026-03-01.csv --unit home"))
