@@ -400,6 +400,10 @@ def test_a_study_is_signed_by_its_sites_alone_and_extended_by_anybody(hospital, 
     found = json.loads(said.out)
     assert (code, found["kind"], len(found["rounds"])) == (0, "study", 7)
     assert hospital("ledger", "import", folder, "mine.jsonl")[0] == 0
+    (tmp_path / "link.jsonl").symlink_to("mine.jsonl")
+    assert hospital("ledger", "import", "log.jsonl", "link.jsonl")[0] == 0
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert len(checked((tmp_path / "mine.jsonl").read_bytes()).log.heads) == 1
     (finished.folder / chain.ROUNDS).write_bytes(b"")
     assert hospital("ledger", "verify", folder)[0] == 6
 

@@ -190,12 +190,9 @@ class Checked:
         """What the entries say."""
         book, study = self.ledger, self.study
         cap, last = book.cap, book.entries[-1]
-        found: dict[str, Any] = {
-            "epsilon": last.epsilon,
-            "delta": book.delta,
-            "cap": None if cap is None else cap.epsilon,
-        }
-        found |= {"head": book.head, "entries": [entry.model_dump() for entry in book.entries]}
+        found: dict[str, Any] = {"epsilon": last.epsilon, "delta": book.delta, "head": book.head}
+        found["cap"] = None if cap is None else cap.epsilon
+        found["entries"] = [entry.model_dump() for entry in book.entries]
         if study is None:
             return found
         rounds = [step.model_dump() for step in study.steps]

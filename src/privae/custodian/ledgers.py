@@ -54,7 +54,7 @@ def sign(
 ) -> None:
     """Sign the present head of a ledger with your key, beside whoever signed it in that file before."""
     out = Terminal(quiet, as_json)
-    with _accusing(out), out.progress(f"reading {source}") as watch:
+    with _accusing(out), out.progress(f"reading {Path(source).name}") as watch:
         from privae import files
         from privae.custodian import leaves
         from privae.custody import heads, keys
@@ -97,7 +97,7 @@ def export(
 ) -> None:
     """Write all entries and signatures to one file that anybody can verify, with no data and no server."""
     out = Terminal(quiet, as_json)
-    with _accusing(out), out.progress(f"reading {source}"):
+    with _accusing(out), out.progress(f"reading {Path(source).name}"):
         from privae import files
         from privae.custodian import leaves
         from privae.custody import logs
@@ -105,9 +105,9 @@ def export(
         _check_output(output, (".jsonl",), source, *heads or ())
         found = leaves.read(source, _heads_in(heads))
         if output.exists():  # it may be somebody's replica: it may grow, and nothing else
-            before = logs.parse(files.content(output), str(output))
+            before = logs.parse(_bytes_of(output), str(output))
             if logs.extended(before, found.log).size > found.log.size:
-                raise UsageError(f"{output} holds more entries than {source}; name another file")
+                raise UsageError(f"{output} holds more entries than what is exported; name another file")
         files.write_atomically(output, lambda file: file.write(found.log.dumps()))
     text = f"wrote {output}: {found.log.size} entries, root {found.log.root()}; anyone can check it with:\n"
     out.report(f"{text}  privae ledger verify {output}", {"output": output, **found.fields()})
@@ -130,17 +130,20 @@ def import_log(
 ) -> None:
     """Keep a log, or extend your replica of it. Exit code 6, and nothing changed, if it does not go on from yours."""
     out = Terminal(quiet, as_json)
-    with _accusing(out), out.progress(f"reading {source}"):
+    with _accusing(out), out.progress(f"reading {Path(source).name}"):
         from privae import files
         from privae.custodian import leaves
         from privae.custody import logs
 
         _check_output(replica, (".jsonl",), source, *heads or ())
+        replica = (
+            replica.resolve() if replica.exists() else replica
+        )  # a link would be replaced, not what it leads to
         with files.owned(replica):
             found = leaves.read(source, _heads_in(heads))
             found.require(key or ())
             theirs = found.log
-            content = files.content(replica) if replica.exists() else None
+            content = _bytes_of(replica) if replica.exists() else None
             mine = None if content is None else logs.parse(content, str(replica))
             # the longer one's entries are checked: those of the file here, those of the replica when they were let in
             kept = theirs if mine is None else leaves.checked(logs.extended(mine, theirs)).log
@@ -173,7 +176,7 @@ def prove(  # noqa: PLR0913  one parameter an option
     out = Terminal(quiet, as_json)
     if (entry is None) == (since is None):
         raise UsageError("say what to prove: --entry K, or else --since M")
-    with _accusing(out), out.progress(f"reading {source}"):
+    with _accusing(out), out.progress(f"reading {Path(source).name}"):
         from privae import files
         from privae.custodian import leaves
         from privae.custody.heads import canonical
@@ -205,7 +208,7 @@ def verify(
 ) -> None:
     """Check a ledger, a study, a log, heads or a proof, from files alone: hashes, epsilon, the tree, signatures."""
     out = Terminal(quiet, as_json)
-    with _accusing(out), out.progress(f"reading {what}"):
+    with _accusing(out), out.progress(f"reading {Path(what).name}"):
         text, fields = verified(what, heads or (), key or ())
     out.answer("".join(c if c.isprintable() or c == "\n" else "?" for c in text), fields)
 
@@ -306,18 +309,20 @@ def _accusing(out: Terminal) -> Iterator[None]:
 
 
 def _heads_in(paths: Sequence[Path] | None) -> tuple["SignedHead", ...]:
-    from privae import files
     from privae.custody import heads
 
-    found: list[SignedHead] = []
-    for path in paths or ():
-        try:
-            with files.opened(path) as file:
-                content = file.read(heads.MOST + 1)
-        except OSError as error:
-            raise UsageError(f"{path} cannot be read: {(error.strerror or 'unknown').lower()}") from None
-        found += heads.read(content, str(path))
-    return tuple(found)
+    return tuple(one for path in paths or () for one in heads.read(_bytes_of(path), str(path)))
+
+
+def _bytes_of(path: Path) -> bytes:
+    from privae import files
+    from privae.custody import logs
+
+    try:
+        with files.opened(path) as file:
+            return file.read(logs.MOST + 1)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {(error.strerror or 'unknown').lower()}") from None
 
 
 def _same(found: "Checked", before: Sequence["SignedHead"]) -> Any:  # noqa: ANN401  a head or None
