@@ -108,6 +108,25 @@ def test_schema_drafts_what_a_person_completes(room, tmp_path, capsys) -> None:
     assert main(["schema", room.images[0]]) == 2
 
 
+def test_schema_says_what_looks_like_an_identifier(tmp_path, capsys):
+    canary = "canary"
+    table, target = tmp_path / "t.csv", tmp_path / "s.toml"
+    pd.DataFrame({"姓名": [canary, "b"], "email": ["a@b.org", "c@d.org"], "age": [1, 2]}).to_csv(
+        table, index=False
+    )
+    assert main(["schema", str(table), "-o", str(target), "-q"]) == 0
+    assert "# looks like a person's name (by its name)" in target.read_text(encoding="utf-8")
+    assert main(["schema", str(table), "--json"]) == 0
+    fields = json.loads(capsys.readouterr().out)
+    assert [finding["column"] for finding in fields["findings"]] == ["姓名", "email", "age"]
+    assert fields["findings"][1]["instead"] == {"action": "mask", "rule": {"first": 1, "after": "@"}}
+    assert fields["schema"]["columns"]["email"]["action"] == "drop"
+    assert main(["schema", str(table), "-o", str(tmp_path / "u.toml")]) == 0
+    said = capsys.readouterr().out
+    assert "look like identifiers, and are left out: 姓名, email\ntell people apart together: age" in said
+    assert canary not in said
+
+
 def test_plan_says_what_is_spent_and_whether_it_can_work(room, tmp_path, capsys) -> None:
     assert main(["plan", *room.table, *PUBLIC, "-o", str(tmp_path / "plan.toml")]) == 0
     text = capsys.readouterr().out

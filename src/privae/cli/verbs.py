@@ -50,27 +50,34 @@ def schema(
     quiet: given.Quiet = False,
     as_json: given.AsJson = False,
 ) -> None:
-    """Draft the public facts of a table, for you to complete."""
+    """Draft the public facts of a table, for you to complete, and say which columns look like identifiers."""
     out = Terminal(quiet, as_json)
-    with out.progress(f"reading {table.name}"):
+    with out.progress(f"reading {table.name}") as watch:
         from privae import files
         from privae.cli import request
         from privae.data.drafting import draft, draft_toml
         from privae.data.tables import read_table
+        from privae.deidentify import detect
 
         if request.is_images(table):
             raise UsageError("images need no schema; declare their labels with --classes, if they have any")
         request.check_outputs(output, (".toml",), [table], replace=False)
-        drafted = draft(read_table(table), public=public)
-        text = draft_toml(drafted)
+        frame = read_table(table)
+        findings = detect.detect(frame, watch)
+        looks = detect.beside(findings)
+        drafted = draft(frame, public=public, looks=looks)
+        text = draft_toml(drafted, looks)
         if output is not None:
             files.write_atomically(output, lambda file: file.write(text.encode()))
-    fields = {"schema": drafted.to_dict(), "origin": drafted.origin, "output": output}
+    found = [finding.to_dict() for finding in findings]
+    fields = {"schema": drafted.to_dict(), "origin": drafted.origin, "output": output, "findings": found}
     if output is None:
         out.answer(text.rstrip(), fields)
         return
     todo = "check what was read from the rows" if public else "declare the bounds and categories in it"
-    out.report(f"wrote {output}: {todo}, then:\n  privae plan {table} --schema {output} --epsilon 1", fields)
+    then = f"wrote {output}: {todo}, then:\n  privae plan {table} --schema {output} --epsilon 1"
+    seen = detect.summary(findings)
+    out.report(f"{seen}\n\n{then}" if seen else then, fields)
 
 
 @app.command(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from privae.custody.pseudonyms import PseudonymKey
     from privae.data.schema import Schema
-    from privae.deidentify.measures import Measures  # type: ignore[import-not-found, unused-ignore]
+    from privae.deidentify.measures import Measures
     from privae.training.watch import Watch
 
 SchemaFile = Annotated[
@@ -138,7 +138,7 @@ def _text_masker(schema: "Schema") -> Any:  # noqa: ANN401  a Change
 
     if not any(isinstance(column.rule, Shown) and column.rule.text for column in schema.columns):
         return None
-    from privae.deidentify.text import masked  # type: ignore[import-not-found, unused-ignore]
+    from privae.deidentify.text import masked
 
     return masked
 
@@ -156,7 +156,7 @@ def _measured(
 
     if not schemas[0].quasi:
         return None
-    from privae.deidentify.measures import measured  # type: ignore[import-not-found, unused-ignore]
+    from privae.deidentify.measures import measured
 
     watch.phase("measuring", 2)
     found = {}

@@ -6,6 +6,7 @@ the guess is right and said so; only from public data may it read them.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,9 +23,14 @@ _MOST_DECIMALS = 6
 _ID = re.compile(r"(^|[_\s-])(id|uuid|guid)$", re.IGNORECASE)
 _CODE = re.compile(r"[+-]?0[0-9]+")
 
+Looks = Mapping[str, tuple[Sequence[str], bool]]
+"""What columns look like, as `deidentify.detect` tells: by column, lines of a comment, and whether to leave it out."""
 
-def draft(frame: pd.DataFrame, *, public: bool = False) -> Schema:
+
+def draft(frame: pd.DataFrame, *, public: bool = False, looks: Looks | None = None) -> Schema:
     """A schema with the names and kinds of a table; with public=True also its bounds, bins and categories.
+
+    looks: what was found out about some columns; those that are to be left out are.
 
     Guarantee: without `public`, no bound, category or count is read; kinds, gaps and what looks like an
         identifier (or that there are none) are guesses from the cells, and `Schema.check` refuses each
@@ -36,12 +42,15 @@ def draft(frame: pd.DataFrame, *, public: bool = False) -> Schema:
         raise DataError("the table has no columns")
     if len(set(names)) < len(names):
         raise DataError(f"the table has two columns named '{max(names, key=names.count)}'; rename one")
-    columns = tuple(_drafted(name, frame.iloc[:, place], public) for place, name in enumerate(names))
+    out = {name for name, (_, left) in (looks or {}).items() if left}
+    columns = tuple(
+        _drafted(name, frame.iloc[:, place], public, name in out) for place, name in enumerate(names)
+    )
     return Schema(columns=columns, origin="public" if public else "declared")
 
 
-def draft_toml(schema: Schema) -> str:
-    """The TOML of a drafted schema, with comments that say what a person has to declare and why.
+def draft_toml(schema: Schema, looks: Looks | None = None) -> str:
+    """The TOML of a drafted schema, with comments that say what a person has to declare and why, and what was seen.
 
     Edges: `Schema.loads` reads it; `check` refuses it until every open line is filled in.
     """
@@ -51,9 +60,9 @@ def draft_toml(schema: Schema) -> str:
         *(f"{key} = {toml_value(value)}" for key, value in _table(schema).items()),
         *_TABLE_HINTS,
     ]
-    return (
-        "\n".join([*head, "", *table, *(line for column in schema.columns for line in _lines(column))]) + "\n"
-    )
+    seen = {name: tuple(lines) for name, (lines, _) in (looks or {}).items()}
+    columns = (line for column in schema.columns for line in _lines(column, seen.get(column.name, ())))
+    return "\n".join([*head, "", *table, *columns]) + "\n"
 
 
 _HEAD = (
@@ -75,21 +84,21 @@ def _table(schema: Schema) -> dict[str, object]:
     return schema.model_dump(exclude_defaults=True, exclude={"columns"})
 
 
-def _drafted(name: str, values: pd.Series, public: bool) -> Column:
-    column = _guessed(name, values)
+def _drafted(name: str, values: pd.Series, public: bool, out: bool) -> Column:
+    column = _guessed(name, values, out)
     if not public:
         return column.model_copy(update={"confirmed": False})
     return _read(column, values) if column.learned else column
 
 
-def _guessed(name: str, values: pd.Series) -> Column:
+def _guessed(name: str, values: pd.Series, out: bool) -> Column:
     """Kind, type, gaps, and whether the column names people or holds nothing that a model can learn."""
     places, texts = distinct(values)
     told = [text for text in texts if not means_missing(text)]
     gaps = bool((places < 0).any()) or len(told) < len(texts)
     alone = len(values) > _ENOUGH_TO_TELL and len(texts) == len(values) and not gaps
     kind = _kind(values, told)
-    drop = bool(_ID.search(name)) or not told or _is_time(values) or (alone and kind == "category")
+    drop = out or bool(_ID.search(name)) or not told or _is_time(values) or (alone and kind == "category")
     column = Column(
         name=name,
         kind="category" if drop else kind,
@@ -185,9 +194,9 @@ def _range(found: NDArray[np.float64], step: float | None) -> dict[str, object]:
     return {"edges": tuple(np.unique(edges).tolist())}
 
 
-def _lines(column: Column) -> list[str]:
+def _lines(column: Column, seen: Sequence[str]) -> list[str]:
     facts = column.model_dump(exclude_defaults=True, exclude={"name", "confirmed"})
-    lines = ["", f"[columns.{toml_key(column.name)}]"]
+    lines = ["", f"[columns.{toml_key(column.name)}]", *(f"# {line}" for line in seen)]
     lines += [f"{key} = {toml_value(plain(value))}{_NOTES.get(key, '')}" for key, value in facts.items()]
     if column.confirmed:
         return lines

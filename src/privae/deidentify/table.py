@@ -123,10 +123,7 @@ def _asked(schema: Schema, ok: Sequence[str]) -> list[Column]:
 
 
 def _refuse(column: Column, values: pd.Series) -> None:
-    try:
-        from privae.deidentify.detect import identifiers  # type: ignore[import-not-found, unused-ignore]
-    except ModuleNotFoundError:  # until the branch that detects is merged
-        return
+    from privae.deidentify.detect import identifiers
 
     # the name of a column says what it was before its action, so of one that has an action the values tell
     name = column.name if column.action == "keep" else "x"
