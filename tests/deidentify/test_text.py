@@ -67,6 +67,8 @@ def test_a_word_beside_it_tells_what_a_number_is(offline):
         "护照<PASSPORT>，住院号：<PATIENT-NUMBER>，电话<PHONE>"
     ]
     assert text.masked(PLAIN, "zh", context=True) == PLAIN
+    told = text.analyzer().analyze("bob@example.com 13812345678", "en", entities=["E_MAIL"])
+    assert [(result.start, result.end) for result in told] == [(0, 15)]
 
 
 def test_with_presidio_no_less_is_found(offline):

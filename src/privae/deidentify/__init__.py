@@ -1,1 +1,1 @@
-"""De-identification before training: what looks like an identifier, what is done to it, what that measures."""
+"""De-identification of tables and texts before training: what looks like an identifier, what is done to it."""
