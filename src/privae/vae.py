@@ -285,7 +285,7 @@ class VAE(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def save(self, path: str | Path) -> None:
         """Write the model file: a zip of safetensors and JSON with the schema, plan, guarantee and ledger.
 
-        PRIVAE_SEAL_TO seals it. The checkpoint of the fit, if it was kept in one, is removed when the model is in place.
+        PRIVAE_SEAL_TO seals it. A checkpoint that the fit was kept in is removed when the model is in place.
         """
         members = archived(self._fitted, self.plan_, self.guarantee_, self.ledger_)
         if self.federation_:
