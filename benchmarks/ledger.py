@@ -1,8 +1,8 @@
-"""The log that participants verify: seconds for a study of 1,000 rounds of 5 sites, and for a ledger of 1,000 plans.
+"""The log that participants verify: seconds for a study of 1,000 rounds of 5 sites, and for a ledger of 300 plans.
 
 Parts (--only NAME measures one again, in the place of what results/ledger.json holds of it):
   study      the folder of a study, its export, and what a replica needs to grow: in one process, and as a command
-  ledger     the ledger of a data set with 1,000 plans: verified; each entry proved and verified; roots of all sizes
+  ledger     the ledger of a data set with 300 plans: verified; each entry proved and verified; roots of all sizes
 The study is made up and validly signed by five keys, through the library's own functions: statistics and 1,000 steps of
 gradients at the block size of fits, one site away every other round. `ratio` is over verifying its Ed25519 signatures
 alone, which nobody can save. Seconds are of the processor: the work is one thread's, and the machine may be shared;
@@ -35,7 +35,7 @@ from privae.privacy.ledger import Charge, Ledger
 from privae.privacy.mechanism import Event
 from privae.training.state import block_of
 
-NAMES, ROUNDS, PLANS, BAR = ("ares", "bion", "ceto", "doris", "eris"), 1000, 1000, 2.0
+NAMES, ROUNDS, PLANS, BAR = ("ares", "bion", "ceto", "doris", "eris"), 1000, 300, 2.0
 
 
 def plan_of(rounds: int) -> Plan:
