@@ -1,6 +1,5 @@
 """`privae ledger anchor` and `anchored`, as a person uses them; every mistake is one line, and the key is in none."""
 
-import hashlib
 import json
 import stat
 from types import SimpleNamespace
@@ -9,7 +8,6 @@ import pytest
 
 from privae import files
 from privae.cli import main
-from privae.custodian import anchoring
 from privae.custody import anchor
 from privae.custody.blinded import Anchors
 from privae.privacy.ledger import Charge, Event, Ledger
@@ -24,7 +22,7 @@ def room(tmp_path_factory):
     from web3 import EthereumTesterProvider
 
     tester, folder = EthereumTester(PyEVMBackend()), tmp_path_factory.mktemp("anchoring")
-    ledger = Ledger.open(folder / "l", 4.0, 1e-6)
+    ledger = Ledger.open(folder / "l.jsonl", 4.0, 1e-6)
     for plan in ("first", "second"):
         ledger.spend([Charge(plan, "schema", "moments", Event(20.0))], fine=False)
     keys = [key.to_bytes().hex() for key in tester.backend.account_keys[:3]]
@@ -111,7 +109,7 @@ def test_nothing_of_the_ledger_is_on_the_chain(run, at, room):
     lines = [entry.line() for entry in ledger.entries]
     assert len(data) == 4 + 3 * 32
     assert data[36:68] == (2).to_bytes(32, "big")
-    known = [bytes.fromhex(entry.hash) for entry in ledger.entries] + [anchoring._merkle_root(lines)]
+    known = [bytes.fromhex(entry.hash) for entry in ledger.entries] + [root_of(lines)]
     assert not [word for word in known if word in data]
 
 
@@ -218,23 +216,3 @@ def test_a_broken_ledger_or_anchors_file_is_refused(run, at):
     assert main(["ledger", "anchored", "l", *RPC, "--contract", at.contract]) == 6
     assert main(["ledger", "anchored", "none", *RPC, "--contract", at.contract]) == 2
     assert main(["ledger", "anchored", "sqlite:///x", *RPC, "--contract", at.contract]) == 2
-
-
-def test_roots_are_those_of_rfc_6962():
-    """The vector of two leaves by hand, and shapes of the tree by its definition."""
-
-    def leaf(text):
-        return hashlib.sha256(b"\0" + text).digest()
-
-    def node(left, right):
-        return hashlib.sha256(b"\1" + left + right).digest()
-
-    a, b, c, d, e = (leaf(text) for text in (b"a", b"b", b"c", b"d", b"e"))
-    wanted = [
-        a,
-        node(a, b),
-        node(node(a, b), c),
-        node(node(a, b), node(c, d)),
-        node(node(node(a, b), node(c, d)), e),
-    ]
-    assert [anchoring._merkle_root([b"a", b"b", b"c", b"d", b"e"][:n]) for n in range(1, 6)] == wanted

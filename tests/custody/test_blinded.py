@@ -21,10 +21,8 @@ def roots(leaves):
     return lambda size: hashlib.sha256(b"\n".join(leaves[:size])).digest()
 
 
-def test_ledgers_opened_alike_have_one_first_hash_and_two_names(tmp_path):
-    one, two = (Ledger.open(tmp_path / name, 4.0, 1e-6) for name in ("one", "two"))
-    assert one.entries[0].hash == two.entries[0].hash  # why names are blinded
-    first = bytes.fromhex(one.head)
+def test_one_ledger_has_another_name_under_every_salt(tmp_path):
+    first = bytes.fromhex(Ledger.open(tmp_path / "one", 4.0, 1e-6).head)
     assert Anchors.fresh().log(first) != Anchors.fresh().log(first)
 
 

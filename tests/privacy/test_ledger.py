@@ -339,3 +339,9 @@ def test_a_folder_that_takes_no_lock_is_refused(tmp_path):
     (tmp_path / "a.lock").mkdir()
     with pytest.raises(ResourceError, match="lock"):
         Ledger.open(tmp_path / "a", 1.0, 1e-5)
+
+
+def test_no_two_ledgers_begin_alike(tmp_path):
+    one, two = (Ledger.open(tmp_path / name, 4.0, 1e-6) for name in ("one", "two"))
+    assert one.entries[0].hash != two.entries[0].hash
+    assert one.remaining == two.remaining == 4.0
