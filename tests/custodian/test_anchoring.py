@@ -10,6 +10,7 @@ from privae import files
 from privae.cli import main
 from privae.custody import anchor
 from privae.custody.blinded import Anchors
+from privae.log.tree import root_of
 from privae.privacy.ledger import Charge, Event, Ledger
 
 RPC = ("--rpc", "http://name:password@localhost:8545/token")
