@@ -328,7 +328,10 @@ def test_the_course_of_participants_who_sign_export_keep_and_verify(hospital, ha
     code, said = hospital("ledger", "verify", "log.jsonl", *pins, "--json")
     found = json.loads(said.out)
     assert (code, found["size"], found["epsilon_recomputed"]) == (0, 4, 3)
-    assert found["root"] == Tree(Ledger.load(tmp_path / "away").dumps().encode().splitlines(keepends=True)).root().hex()
+    assert (
+        found["root"]
+        == Tree(Ledger.load(tmp_path / "away").dumps().encode().splitlines(keepends=True)).root().hex()
+    )
     code, said = hospital("ledger", "verify", "log.jsonl", "--key", hands["bern"].fingerprint)
     assert (code, said.out, len(said.err.strip().splitlines())) == (6, "", 1)
     assert hospital("ledger", "import", "log.jsonl", "mine.jsonl")[0] == 0

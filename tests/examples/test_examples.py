@@ -1,8 +1,10 @@
 """Every example runs as it stands, in an empty folder, and prints its guarantee."""
 
+import os
 import runpy
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
