@@ -2,6 +2,7 @@
 
 import json
 import stat
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -19,8 +20,11 @@ RPC = ("--rpc", "http://name:password@localhost:8545/token")
 @pytest.fixture(scope="module")
 def room(tmp_path_factory):
     """A chain in memory, the key files of three accounts, and a contract in which the first two may write."""
+    limit = sys.getrecursionlimit()
     from eth_tester import EthereumTester, PyEVMBackend
     from web3 import EthereumTesterProvider
+
+    sys.setrecursionlimit(limit)  # see anchor.library
 
     tester, folder = EthereumTester(PyEVMBackend()), tmp_path_factory.mktemp("anchoring")
     ledger = Ledger.open(folder / "l.jsonl", 4.0, 1e-6)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 import threading
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -22,8 +23,10 @@ REAL = anchor._provider
 
 @pytest.fixture(scope="module")
 def tester():
+    limit = sys.getrecursionlimit()
     from eth_tester import EthereumTester, PyEVMBackend
 
+    sys.setrecursionlimit(limit)  # see anchor.library
     return EthereumTester(PyEVMBackend())
 
 
@@ -369,3 +372,9 @@ def test_the_committed_contract_is_what_the_source_compiles_to():
     spec.loader.exec_module(script)
     assert script.COMPILED.read_text(encoding="utf-8") == script.render(), "run: python scripts/contract.py"
     assert json.loads(script.render())["compiler"]["settings"]["evm-version"] == "london"
+
+
+def test_a_text_of_many_brackets_is_an_error_and_not_the_end():
+    limit = sys.getrecursionlimit()
+    anchor.library()
+    assert sys.getrecursionlimit() == limit < 10_000

@@ -23,5 +23,8 @@ def test_the_example_runs(path, tmp_path, monkeypatch, capsys, tiny):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [str(path)])
     monkeypatch.setattr(image, "_DECODER_STEPS", 10)
-    runpy.run_path(str(path), run_name="__main__")
-    assert "changes the probability of any outcome" in capsys.readouterr().out
+    with mock.patch.dict(os.environ):
+        runpy.run_path(str(path), run_name="__main__")
+    said = capsys.readouterr().out
+    assert "changes the probability of any outcome" in said
+    assert "planted" not in said or "files: found in none" in said

@@ -8,6 +8,7 @@ node by host alone, for its URL may hold a password or a token; texts of the nod
 import contextlib
 import json
 import re
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -91,10 +92,14 @@ class Anchored:
 
 def library() -> Any:  # noqa: ANN401  a module
     """web3. Errors: UsageError that names the extra where it is not installed."""
+    limit = sys.getrecursionlimit()
     try:
         import web3
     except ImportError:
         raise UsageError("anchoring needs an extra: pip install 'privae[evm]'") from None
+    finally:
+        # it is set to 100,000, with which a text of many brackets ends Python where a RecursionError was due
+        sys.setrecursionlimit(limit)
     return web3
 
 

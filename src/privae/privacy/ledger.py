@@ -106,14 +106,17 @@ class Ledger:
     ) -> "Ledger":
         """Start the ledger of a data set, with a cap, in a new place: see `log.store.at`.
 
-        Errors: UsageError for numbers that make no cap, or a ledger that is already there."""
+        Errors: UsageError for numbers that make no cap, or a ledger that is already there.
+        """
         if not 0 < epsilon < math.inf:
             raise UsageError("the cap of a ledger is a positive, finite epsilon")
         cap = Filter.fixed(epsilon, delta, composition)
         fields = {"epsilon": cap.epsilon, "composition": composition, "order": cap.order}
         kept, terms = store.at(place), (delta, unit, relation)
         # a log is called by its first entry: no two begin alike
-        first = cls((), terms, kept)._following([(replace(_free(OPEN), plan_hash=token_hex(32)), fields)], 0.0)
+        first = cls((), terms, kept)._following(
+            [(replace(_free(OPEN), plan_hash=token_hex(32)), fields)], 0.0
+        )
         kept.begin(text_of(first))
         return cls(first, terms, kept)
 
