@@ -1,7 +1,7 @@
-"""Custody: identifiers are planted in a public table, found, transformed and sealed; what is left is fitted and proved.
+"""Custody: identifiers are planted in a table, found, transformed and sealed; what is left is fitted and proved.
 
-At the end every file that was written is searched for them, byte by byte, inside archives and sealed files, too. The
-people are public census rows (UCI Adult, CC BY 4.0); their names, addresses, numbers and dates are made up here.
+At the end all files are searched for them, archives unpacked and sealed files opened: the sealed original alone has any.
+The people are public census rows (UCI Adult, CC BY 4.0); their names, numbers, addresses and dates are made up here.
 """
 
 import os
@@ -58,24 +58,21 @@ os.environ["XDG_CONFIG_HOME"] = str(here / "settings")  # where keys of signatur
 os.environ["PRIVAE_IDENTITY_FILE"] = str(here / "hospital.key")  # opens what is sealed
 privae("schema hospital.csv -o draft.toml")  # proposes; a person decides, as above
 privae("keys new -o hospital.key")
-os.environ["PRIVAE_SEAL_TO"] = sealing.from_place("hospital.key").publics[
-    0
-]  # all that is written from here on
+public = os.environ["PRIVAE_SEAL_TO"] = sealing.from_place("hospital.key").publics[0]
 privae("deidentify hospital.csv --schema hospital.schema.toml -o clean.csv --report alike.json")
+privae(f"seal hospital.csv --to {public} -o hospital.csv.age")
 Path("hospital.csv").unlink()
 privae("ledger open hospital.ledger --epsilon 4 --delta 1e-5")
-privae("ledger grant hospital.ledger cardiology --epsilon 2")
-privae(
-    "fit clean.csv --schema clean.schema.toml --epsilon 1 --ledger hospital.ledger --grant cardiology -o m.privae"
-)
-privae("sample m.privae -n 1000 -o synthetic.csv")
+privae("ledger grant hospital.ledger ward --epsilon 2")
+privae("fit clean.csv --schema clean.schema.toml --epsilon 1 --ledger hospital.ledger --grant ward")
+privae("sample clean.privae -n 1000 -o synthetic.csv")
 del os.environ["PRIVAE_SEAL_TO"]  # what follows is for everybody
-privae("certificate m.privae -o certificate.json")
-privae("verify certificate.json m.privae")
+privae("certificate clean.privae -o certificate.json")
+privae("verify certificate.json clean.privae")
 privae("ledger sign hospital.ledger -o heads.json")
 privae("ledger export hospital.ledger --heads heads.json -o log.jsonl")
 privae("ledger verify log.jsonl")
 planted = [str(cell)[-14:].encode() for name in ("patient", "name", "mail", "notes") for cell in people[name]]
 written = {path.name: contents(path) for path in here.rglob("*") if path.is_file()}
 found = [name for name, said in written.items() if any(cell in said for cell in planted)]
-print(f"\n{len(planted)} planted identifiers, {len(written)} files: found in {found or 'none'}")
+print(f"\n{len(planted)} planted identifiers, {len(written)} files: found in {found}, with the key")

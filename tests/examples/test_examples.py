@@ -27,4 +27,4 @@ def test_the_example_runs(path, tmp_path, monkeypatch, capsys, tiny):
         runpy.run_path(str(path), run_name="__main__")
     said = capsys.readouterr().out
     assert "changes the probability of any outcome" in said
-    assert "planted" not in said or "files: found in none" in said
+    assert "planted" not in said or "files: found in ['hospital.csv.age'], with the key" in said
