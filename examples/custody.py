@@ -1,6 +1,6 @@
 """Custody: identifiers are planted in a table, found, transformed and sealed; what is left is fitted and proved.
 
-At the end all files are searched for them, archives unpacked and sealed files opened: the sealed original alone has any.
+At the end all files are searched for them, archives unpacked, sealed files opened: the sealed original alone has any.
 The people are public census rows (UCI Adult, CC BY 4.0); their names, numbers, addresses and dates are made up here.
 """
 
