@@ -9,9 +9,9 @@ import pytest
 
 from privae import files
 from privae.cli import main
-from privae.custodian import anchoring
 from privae.custody import anchor
 from privae.custody.blinded import Anchors
+from privae.log.tree import root_of
 from privae.privacy.ledger import Charge, Event, Ledger
 
 RPC = ("--rpc", "http://name:password@localhost:8545/token")
@@ -111,7 +111,7 @@ def test_nothing_of_the_ledger_is_on_the_chain(run, at, room):
     lines = [entry.line() for entry in ledger.entries]
     assert len(data) == 4 + 3 * 32
     assert data[36:68] == (2).to_bytes(32, "big")
-    known = [bytes.fromhex(entry.hash) for entry in ledger.entries] + [anchoring._merkle_root(lines)]
+    known = [bytes.fromhex(entry.hash) for entry in ledger.entries] + [root_of(lines)]
     assert not [word for word in known if word in data]
 
 
@@ -237,4 +237,4 @@ def test_roots_are_those_of_rfc_6962():
         node(node(a, b), node(c, d)),
         node(node(node(a, b), node(c, d)), e),
     ]
-    assert [anchoring._merkle_root([b"a", b"b", b"c", b"d", b"e"][:n]) for n in range(1, 6)] == wanted
+    assert [root_of([b"a", b"b", b"c", b"d", b"e"][:n]) for n in range(1, 6)] == wanted

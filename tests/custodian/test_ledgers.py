@@ -102,7 +102,9 @@ def test_a_ledger_says_what_its_events_cost(opened, tmp_path) -> None:
     opened(tmp_path / "h.ledger", spends=5)
     found = leaves.read(str(tmp_path / "h.ledger"))
     assert found.recomputed == (5, 5)
-    assert found.log.leaves == tuple((tmp_path / "h.ledger").read_bytes().splitlines(keepends=True))
+    assert found.log.leaves == tuple(
+        Ledger.load(tmp_path / "h.ledger").dumps().encode().splitlines(keepends=True)
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(leaves, "_EFFORT", 8)
         assert leaves.recomputed(found.ledger) == (3, 5)
@@ -328,7 +330,10 @@ def test_the_course_of_participants_who_sign_export_keep_and_verify(hospital, ha
     code, said = hospital("ledger", "verify", "log.jsonl", *pins, "--json")
     found = json.loads(said.out)
     assert (code, found["size"], found["epsilon_recomputed"]) == (0, 4, 3)
-    assert found["root"] == Tree((tmp_path / "away").read_bytes().splitlines(keepends=True)).root().hex()
+    assert (
+        found["root"]
+        == Tree(Ledger.load(tmp_path / "away").dumps().encode().splitlines(keepends=True)).root().hex()
+    )
     code, said = hospital("ledger", "verify", "log.jsonl", "--key", hands["bern"].fingerprint)
     assert (code, said.out, len(said.err.strip().splitlines())) == (6, "", 1)
     assert hospital("ledger", "import", "log.jsonl", "mine.jsonl")[0] == 0
