@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 import zlib
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
@@ -270,12 +269,9 @@ def _kept(source: Dataset) -> tuple[Dataset, set[str]]:
 
 def _numbers(keyword: str, value: Any) -> list[Any]:  # noqa: ANN401  any element's value
     given = _each(value)
-    whole = dictionary_VR(keyword) == "IS"
-    if not all(isinstance(one, int | float) and math.isfinite(one) for one in given):
+    if not all(isinstance(one, int | float) and abs(one) <= _LARGEST for one in given):  # nan is not, either
         return []
-    if any(abs(one) > _LARGEST for one in given):
-        return []
-    if whole or all(isinstance(one, int) for one in given):
+    if dictionary_VR(keyword) == "IS" or all(isinstance(one, int) for one in given):
         return [int(one) for one in given]
     # privacy: a number of a phone, an insurance or a person has more digits than an image needs
     short = [float(f"{one:.{_DIGITS}g}") for one in given]
