@@ -1,6 +1,8 @@
 import contextlib
 import errno
 import os
+import threading
+import time
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -273,3 +275,25 @@ def test_a_secret_file_is_its_owners_alone_and_the_mask_comes_back(tmp_path):
         assert (tmp_path / "open").stat().st_mode & 0o777 == 0o644
     finally:
         os.umask(before)
+
+
+def test_who_waited_for_a_lock_that_its_owner_removed_holds_the_one_that_is_there(tmp_path):
+    path, held, over = tmp_path / "h", threading.Event(), threading.Event()
+
+    def wait():
+        with files.locked(path):
+            held.set()
+            over.wait(5)
+
+    waiting = threading.Thread(target=wait)
+    with files.owned(path):
+        waiting.start()
+        time.sleep(0.1)  # until it waits
+        assert not held.is_set()
+    try:
+        assert held.wait(5)
+        with pytest.raises(UsageError, match="in use"), files.owned(path):
+            pass
+    finally:
+        over.set()
+        waiting.join()

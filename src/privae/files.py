@@ -330,9 +330,11 @@ def remove_remains(path: Path) -> None:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a file, waiting for it. It is on PATH.lock, for each write replaces the file itself."""
-    with _lock_file(path) as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    while True:
+        with _lock_file(path) as handle:
+            if _taken(handle, _lock_of(path), fcntl.LOCK_EX):
+                yield
+                return
 
 
 @contextlib.contextmanager
@@ -343,7 +345,7 @@ def owned(path: Path) -> Iterator[None]:
     """
     lock = _lock_of(path)
     with _lock_file(path) as handle:
-        if not _taken(handle, lock):
+        if not _taken(handle, lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
             raise UsageError(f"{path} is in use by another process; wait for its end")
         try:
             yield
@@ -351,9 +353,9 @@ def owned(path: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def _taken(handle: int, lock: Path) -> bool:
+def _taken(handle: int, lock: Path, how: int) -> bool:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, how)
         # an owner may have ended and removed it since it was opened here; then others may hold a new one
         return os.path.samestat(os.fstat(handle), lock.stat())
     except (BlockingIOError, FileNotFoundError):

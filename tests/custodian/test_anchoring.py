@@ -107,6 +107,17 @@ def test_a_ledger_is_anchored_checked_and_anchored_again(run, at, room):
     assert found["heads"][1]["time"] in text
 
 
+def test_the_password_of_a_ledger_in_a_database_is_in_nothing_that_is_printed(run, at, monkeypatch, capsys):
+    book, url = Ledger.load(at.path), "postgresql://me:hush@db.invalid/privacy"
+    run("anchor", *run.mine)
+    monkeypatch.setattr(Ledger, "load", lambda _: book)
+    for words in (["anchor", url, *run.mine], ["anchored", url, "--contract", at.contract]):
+        for more in ([], ["--json"]):
+            assert main(["ledger", *words, "--anchors", str(at.anchors), *RPC, *more]) == 0
+            said = capsys.readouterr()
+            assert "hush" not in said.out + said.err
+
+
 def test_nothing_of_the_ledger_is_on_the_chain(run, at, room):
     done = json.loads(run("anchor", *run.mine, "--json").out)
     sent = room.on._web3.eth.get_transaction(done["transaction"])

@@ -454,6 +454,18 @@ def test_whatever_else_is_named_is_one_line(hospital, tmp_path) -> None:
     assert not (tmp_path / "x.jsonl").exists()
 
 
+def test_a_ledger_in_a_database_is_read_by_its_url_and_its_password_is_nowhere(hospital, monkeypatch):
+    url, seen = "postgresql://me:hush@db.invalid/privacy", []
+    book = Ledger.load("h.ledger")
+    monkeypatch.setattr(leaves.Ledger, "load", lambda place: seen.append(place) or book)
+    code, out = hospital("ledger", "verify", url)
+    assert (code, seen) == (0, [url])
+    assert "hush" not in out.out + out.err
+    code, out = hospital("ledger", "export", url, "-o", "log.jsonl")
+    assert code == 0
+    assert "hush" not in out.out + out.err
+
+
 def test_errors_of_the_library_are_ours(book) -> None:
     """What a stranger wrote sets off no other error."""
     first, *middle, last = book.dumps().splitlines(keepends=True)

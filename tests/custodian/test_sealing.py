@@ -150,6 +150,23 @@ def test_a_sealed_model_is_used_as_any_other(room, tmp_path, monkeypatch, capsys
     assert VAE.load(model).sample(3).shape == (3, 4)
 
 
+def test_a_replica_of_a_ledger_is_sealed_and_extended(room, tmp_path, capsys):
+    keep = (
+        "ledger",
+        "import",
+        room.folder / "h.ledger",
+        tmp_path / "r.jsonl",
+        "--seal-to",
+        room.public,
+        "-q",
+    )
+    run(*keep)
+    assert is_sealed(tmp_path / "r.jsonl")
+    refused(capsys, *keep, match="is sealed")
+    run(*keep, "--identity", room.key)
+    assert b"privae-log/1" in unsealed(tmp_path / "r.jsonl", room.key)
+
+
 def test_without_its_key_nothing_is_read_and_the_line_says_what_to_do(room, tmp_path, capsys, monkeypatch):
     advice = "is sealed; name the key that opens it with --identity, or in PRIVAE_IDENTITY_FILE"
     table, model = room.folder / "people.csv.age", room.model

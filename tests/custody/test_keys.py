@@ -271,3 +271,31 @@ def test_a_pin_is_a_key_or_enough_digits_of_its_hash(place):
             keys.pinned(given)
     with pytest.raises(ArtifactError, match="does not read"):
         keys.fingerprint("no key")
+
+
+@pytest.mark.parametrize("top", [0, 2**255])
+@pytest.mark.parametrize("number", [keys._PRIME, keys._PRIME + 1, *sorted(keys._SMALL)])
+def test_under_a_key_of_small_order_nothing_is_signed(number, top):
+    public = base64.b64encode((number + top).to_bytes(32, "little")).decode()
+    anybodys = base64.b64encode((1).to_bytes(64, "little")).decode()  # R: the neutral point; s: 0
+    assert not any(keys.check(public, anybodys, bytes([of])) for of in range(32))
+
+
+def test_the_points_of_small_order_are_those_of_the_curve():
+    prime = keys._PRIME
+    bent = -121665 * pow(121666, -1, prime) % prime
+    for one in keys._SMALL:
+        y = one
+        square = (y * y - 1) * pow(bent * y * y + 1, -1, prime) % prime
+        x = pow(square, (prime + 3) // 8, prime)
+        x = x if x * x % prime == square else x * pow(2, (prime - 1) // 4, prime) % prime
+        assert x * x % prime == square
+        at = x, y
+        for _ in range(3):  # doubled thrice, it is the neutral point (0, 1)
+            x, y = at
+            both = bent * x * x * y * y
+            at = (
+                2 * x * y * pow(1 + both, -1, prime) % prime,
+                (y * y + x * x) * pow(1 - both, -1, prime) % prime,
+            )
+        assert at == (0, 1)

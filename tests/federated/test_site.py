@@ -90,6 +90,9 @@ def test_the_whole_plan_is_spent_from_the_sites_own_ledger_once_a_study(made, tm
     killed = Site(again)
     assert REFUSED not in said(study, killed.answer(study_opening(study)))
     assert len(Ledger.load(path).entries) == len(spent.entries)
+    # who lost its secrets has other noise, which nobody was charged for
+    lost = Site(Own(again.study, again.policy, again.key, again.records, files.Shelf(), path))
+    assert "has left" in said(study, lost.answer(study_opening(study)))["why"]
     other = made(count=3, attempt=2)
     with_policy(other, "bion", ledger=path, max_epsilon=7.0, delta=1e-4)
     assert "has left" in said(other, answers(other)["bion"])["why"]

@@ -190,6 +190,18 @@ def test_words_that_are_not_of_the_list_and_long_numbers_go() -> None:
     assert {"BodyPartExamined", "ScanningSequence", "InstanceNumber", "ImageType"} <= set(removed)
 
 
+def test_no_number_is_long_enough_to_name_somebody():
+    made = scan(
+        SliceLocation="77712345678", TableHeight="0.77712345678", ImagePositionPatient=["7", "19800101", "1"]
+    )
+    made.CTDIvol, made.RescaleSlope, made.SAR = 77712345678.0, "0.0012345678912", 1.77712345678
+    new, content, _ = cleaned(packed(made))
+    assert not {"SliceLocation", "ImagePositionPatient", "CTDIvol"} & set(new.dir())
+    assert (new.TableHeight, new.SAR) == (0.7771235, 1.777123)
+    assert float(new.RescaleSlope) == pytest.approx(0.0012345678912, rel=1e-6)
+    assert b"77712345678" not in content
+
+
 def test_numbers_out_of_range_are_removed_or_refused() -> None:
     from pydicom.dataelem import DataElement
 
@@ -199,7 +211,7 @@ def test_numbers_out_of_range_are_removed_or_refused() -> None:
     made = scan(np.array([[-3, 4]], dtype=np.int16))
     made.add(DataElement("PixelPaddingValue", "SS", -2000))
     assert cleaned(packed(made))[0].PixelPaddingValue == -2000
-    made.add(DataElement("AcquisitionMatrix", "SL", 10**9))
+    made.add(DataElement("AcquisitionMatrix", "SL", 70_000))
     with pytest.raises(DataError, match="cannot hold"):
         cleaned(packed(made))
 

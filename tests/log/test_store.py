@@ -1,13 +1,18 @@
 """Places of ledgers, entries in a row, notes, and rooms."""
 
+import contextlib
+import re
+
 import pytest
 
 from privae.errors import ArtifactError, UsageError
 from privae.log import grants, rooms, store
 from privae.log.database import Database
-from privae.log.entry import GENESIS, following, parsed, text_of
+from privae.log.entry import GENESIS, Entry, following, parsed, text_of
 from privae.log.grants import Grant
 from privae.log.store import Lines
+from privae.privacy.ledger import Charge, Ledger
+from privae.privacy.mechanism import Event
 
 FIELDS = {
     "plan_hash": "p",
@@ -98,3 +103,72 @@ def test_the_smallest_factor_is_found_from_both_sides():
     for least in (1e-4, 0.3, 1.0, 700.0):
         assert least <= rooms.smallest(lambda factor, least=least: factor >= least) <= 1.001 * least
     assert rooms.smallest(lambda _: False) == float("inf")
+
+
+@pytest.mark.parametrize("name", ["h.jsonl", "h.ledger"])
+def test_a_ledger_of_two_names_is_not_charged_for_each_would_have_a_log_of_its_own(tmp_path, name):
+    Ledger.open(tmp_path / name, 1.0, 1e-5)
+    (tmp_path / "other").hardlink_to(tmp_path / name)
+    for one in (name, "other"):
+        with pytest.raises(UsageError, match="second name"):
+            Ledger.load(tmp_path / one).spend([Charge("p", "s", "m", Event(50.0))])
+    (tmp_path / "other").unlink()
+    Ledger.load(tmp_path / name).spend([Charge("p", "s", "m", Event(50.0))])
+
+
+@pytest.mark.parametrize("end", ["-wal", "-journal"])
+def test_what_is_left_of_an_older_ledger_is_not_read_into_a_new_one(tmp_path, end):
+    (tmp_path / f"h.ledger{end}").write_bytes(b"left")
+    with pytest.raises(UsageError, match="left of an older ledger"):
+        Ledger.open(tmp_path / "h.ledger", 1.0, 1e-5)
+    assert not (tmp_path / "h.ledger").exists()
+
+
+NO_NUMBERS = [
+    *(("noise_multiplier", number) for number in ("NaN", "Infinity", "1e999", "9" * 400)),
+    *(("steps", number) for number in ("NaN", "9" * 400)),
+    *(("delta", number) for number in ("NaN", "-1.0", "0.0", "1.0")),
+    ("epsilon", "NaN"),
+]
+
+
+@pytest.mark.parametrize(("field", "number"), NO_NUMBERS)
+def test_a_number_that_is_none_is_one_line_of_ours(field, number):
+    own = Ledger.fresh(1e-5)
+    own.spend([Charge("p", "s", "m", Event(3.0))])
+    line = re.sub(rf'"{field}":[^,}}]+', f'"{field}":{number}', own.dumps())
+    with pytest.raises(ArtifactError):
+        Ledger.parse(line)
+    with contextlib.suppress(ValueError):  # with a hash of its own, where one can be computed
+        made = Entry.model_validate_json(line).sealed()
+        with pytest.raises(ArtifactError):
+            Ledger.parse(text_of([made]))
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        ("epsilon", -1.0),
+        ("epsilon", "inf"),
+        ("epsilon", "nan"),
+        ("epsilon", 10**400),
+        ("order", 0.5),
+        ("order", "x"),
+    ],
+)
+def test_a_cap_that_caps_nothing_is_refused(tmp_path, terms):
+    first = Ledger.open(tmp_path / "h.jsonl", 1.0, 1e-5).entries[0]
+    made = first.model_copy(update={"event": {**first.event, terms[0]: terms[1]}}).sealed()
+    with pytest.raises(ArtifactError):
+        Ledger.parse(text_of([made]))
+
+
+def test_what_a_run_became_is_not_noted_where_a_note_has_no_place(tmp_path):
+    own = Ledger.fresh(1e-5)
+    own.spend([Charge("p", "s", "m", Event(3.0))])
+    (tmp_path / "own.jsonl").write_text(own.dumps())
+    found = Ledger.load(tmp_path / "own.jsonl")
+    found.spend([Charge("p", "s", "n", Event(3.0))])
+    with pytest.raises(UsageError, match="no cap"):
+        found.released("0" * 64)
+    Ledger.load(tmp_path / "own.jsonl")

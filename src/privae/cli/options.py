@@ -11,7 +11,7 @@ import typer
 
 SEAL_TO, PLACE = "PRIVAE_SEAL_TO", "PRIVAE_IDENTITY_FILE"  # of privae.sealing, which --help does not wait for
 _OUTPUTS = {"output", "plot", "heat_map"}
-_FOLDERS = {"stream open", "stream add"}
+_OTHERS = {"stream open", "stream add", "ledger import", "ledger anchor"}  # write what no -o names
 _NEITHER = {"keys new", "keys public", "seal", "unseal", "reseal"}
 _NEVER_SEALED = {"federated init", "encrypted keys"}
 """Verbs whose files are for others to start from, or keys; see docs/adr/0026-sealed-files.md."""
@@ -291,7 +291,7 @@ def add_options(command: Any) -> None:  # noqa: ANN401  a group of typer's click
     seal_to, identity = typer.main.get_command(template).params[:2]
     for path, verb in _verbs(command):
         named = {parameter.name for parameter in verb.params}
-        writes = bool(named & _OUTPUTS) or path in _FOLDERS
+        writes = bool(named & _OUTPUTS) or path in _OTHERS
         verb.params += [seal_to] * (writes and path not in _NEVER_SEALED)
         verb.params += [identity] * (path not in _NEITHER)
 

@@ -113,23 +113,23 @@ def anchor(  # noqa: PLR0913  one parameter an option
         raise UsageError(
             "give --contract, to anchor in it, or --deploy, to make one; --writer goes with --deploy"
         )
-    with out.progress(f"reading {ledger}") as watch:
+    with out.progress("reading the ledger") as watch:
         from privae.custody.anchor import Terms
 
-        terms, read = Terms(confirmations, _coins(max_fee)), _loaded(ledger)
+        terms, read, shown = Terms(confirmations, _coins(max_fee)), _loaded(ledger), _shown(ledger)
         if contract is None:
             made = _deployed(_node(rpc), chain_id, key_file, writer, terms)
         else:
             kept = _anchors_file(ledger, anchors)
             done = _anchored(_Call(_node(rpc), contract, chain_id, kept, read), key_file, terms, watch)
     if contract is None:
-        next_one = f"privae ledger anchor {ledger} --contract {made.contract} --rpc ..."
+        next_one = f"privae ledger anchor {shown} --contract {made.contract} --rpc ..."
         text = (
             f"made the contract {made.contract}, for {made.cost:.4g} coins; anchor in it with:\n  {next_one}"
         )
         out.answer(text, _fields(made))
     else:
-        out.report(*_told(ledger, read, kept, done))
+        out.report(*_told(shown, read, kept, done))
 
 
 @ledgers.command(
@@ -151,17 +151,17 @@ def anchored(  # noqa: PLR0913  one parameter an option
 ) -> None:
     """Check a ledger against its heads on a blockchain. Exit code 6: it was rewritten since one of them."""
     out = Terminal(quiet, as_json)
-    with out.progress(f"reading {ledger}") as watch:
+    with out.progress("reading the ledger") as watch:
         read, kept = _loaded(ledger), _anchors_file(ledger, anchors)
         found = _found(_Call(_node(rpc), contract, chain_id, kept, read), writer or [], watch)
     held = all(holds for _, _, holds in found)
     fields = {
-        "ledger": ledger,
+        "ledger": _shown(ledger),
         "entries": len(read.lines),
         "holds": held,
         "heads": [_head_fields(*f) for f in found],
     }
-    _conclude(out, ledger, _table(found, len(read.lines)), fields)
+    _conclude(out, _shown(ledger), _table(found, len(read.lines)), fields)
 
 
 @dataclass(frozen=True)
@@ -259,6 +259,13 @@ def _loaded(ledger: str) -> _Read:
 
     entries = Ledger.load(ledger).entries
     return _Read(bytes.fromhex(entries[0].hash), tuple(entry.line() for entry in entries))
+
+
+def _shown(ledger: str) -> str:
+    """What a ledger is called: as it was given, without the password of a URL."""
+    from privae.log import store
+
+    return store.shown(ledger)
 
 
 def _node(rpc: str | None) -> str:

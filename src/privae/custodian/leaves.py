@@ -24,6 +24,7 @@ from privae.errors import ArtifactError, PrivacyRefused, UsageError
 from privae.federated import chain
 from privae.federated.chain import Step, Verified, examined, head_of
 from privae.federated.study import Study
+from privae.log import store
 from privae.plan import Plan, finite
 from privae.privacy import accountant
 from privae.privacy.ledger import Entry, Ledger
@@ -41,6 +42,8 @@ def loaded(source: str) -> Ledger:
 
 def read(source: str, heads: Sequence[SignedHead] = ()) -> "Checked":
     """The log that is named: a ledger, a study's folder, or a file that `Log.dumps` wrote; see `checked`."""
+    if store.is_url(source):
+        return checked(of_ledger(loaded(source)), heads)
     path = Path(source)
     if path.is_dir():
         found = chain.verify(path)

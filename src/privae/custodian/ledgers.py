@@ -54,7 +54,7 @@ def sign(
 ) -> None:
     """Sign the present head of a ledger with your key, beside whoever signed it in that file before."""
     out = Terminal(quiet, as_json)
-    with _accusing(out), out.progress(f"reading {Path(source).name}") as watch:
+    with _accusing(out), out.progress("reading the log") as watch:
         from privae import files
         from privae.custodian import leaves
         from privae.custody import heads, keys
@@ -97,7 +97,7 @@ def export(
 ) -> None:
     """Write all entries and signatures to one file that anybody can verify, with no data and no server."""
     out = Terminal(quiet, as_json)
-    with _accusing(out), out.progress(f"reading {Path(source).name}"):
+    with _accusing(out), out.progress("reading the log"):
         from privae import files
         from privae.custodian import leaves
         from privae.custody import logs
@@ -130,7 +130,7 @@ def import_log(
 ) -> None:
     """Keep a log, or extend your replica of it. Exit code 6, and nothing changed, if it does not go on from yours."""
     out = Terminal(quiet, as_json)
-    with _accusing(out), out.progress(f"reading {Path(source).name}"):
+    with _accusing(out), out.progress("reading the log"):
         from privae import files
         from privae.custodian import leaves
         from privae.custody import logs
@@ -176,7 +176,7 @@ def prove(  # noqa: PLR0913  one parameter an option
     out = Terminal(quiet, as_json)
     if (entry is None) == (since is None):
         raise UsageError("say what to prove: --entry K, or else --since M")
-    with _accusing(out), out.progress(f"reading {Path(source).name}"):
+    with _accusing(out), out.progress("reading the log"):
         from privae import files
         from privae.custodian import leaves
         from privae.custody.heads import canonical
@@ -208,7 +208,7 @@ def verify(
 ) -> None:
     """Check a ledger, a study, a log, heads or a proof, from files alone: hashes, epsilon, the tree, signatures."""
     out = Terminal(quiet, as_json)
-    with _accusing(out), out.progress(f"reading {Path(what).name}"):
+    with _accusing(out), out.progress("reading the log"):
         text, fields = verified(what, heads or (), key or ())
     out.answer("".join(c if c.isprintable() or c == "\n" else "?" for c in text), fields)
 

@@ -18,6 +18,9 @@ PLACE = "PRIVAE_KEY_FILE"
 
 _SHORT, _LONG = 16, 64  # hexadecimal digits of a fingerprint: as shown, and the whole SHA-256
 _PUBLIC, _SIGNATURE = 32, 64  # bytes
+_PRIME = 2**255 - 19
+_EIGHTH = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826  # y of the points of order 8, or its minus
+_SMALL = {0, 1, _PRIME - 1, _EIGHTH, _PRIME - _EIGHTH}  # y of all points whose order divides 8
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,11 @@ def signing_key(path: Path | None = None) -> SigningKey:
 def check(public: str, signature: str, message: bytes) -> bool:
     """Whether a signature is that of a message by a key; False for texts that are neither.
 
-    Base64 has several texts for the same bytes: only the one that encoding gives counts.
+    Base64 has several texts for the same bytes: only the one that encoding gives counts. Under a key of small order
+    anybody signs anything (RFC 8032 leaves such keys to who verifies), so no signature holds under one.
     """
     key, signed = _decoded(public, _PUBLIC), _decoded(signature, _SIGNATURE)
-    if key is None or signed is None:
+    if key is None or signed is None or int.from_bytes(key, "little") % 2**255 % _PRIME in _SMALL:
         return False
     try:
         Ed25519PublicKey.from_public_bytes(key).verify(signed, message)

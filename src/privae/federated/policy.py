@@ -121,9 +121,12 @@ class Own:
         )
 
 
-def reserve(path: Path | None, policy: SitePolicy, whose: tuple[Study, str], plan: Plan) -> None:
+def reserve(
+    path: Path | None, policy: SitePolicy, whose: tuple[Study, str], plan: Plan, *, began: bool
+) -> None:
     """Spend the whole plan from the ledger of this site's data, once a study, on disk before anything is answered.
 
+    began: whether this site has the secret that its noise of this study follows from; who lost it spends again.
     Errors: PrivacyRefused past the policy's cap; ArtifactError for a ledger that was changed.
     """
     if path is None or math.isinf(policy.max_epsilon):
@@ -140,7 +143,7 @@ def reserve(path: Path | None, policy: SitePolicy, whose: tuple[Study, str], pla
     study, name = whose
     # privacy: the charge bears the study's name, so that no other study's, or attempt's, is taken for it
     bound = files.digest([plan.hash, study.hash, name])
-    if any(entry.plan_hash == bound for entry in ledger.entries):
+    if began and any(entry.plan_hash == bound for entry in ledger.entries):
         return
     try:
         ledger.spend([replace(charge, plan_hash=bound) for charge in whole_plan(plan, ledger.cap.epsilon)])

@@ -181,12 +181,14 @@ class _Work:
             raise PrivacyRefused("the plan's phases cost more than its epsilon; plan again")
         records = own.records()
         recipe_for(own.study, plan).check(*records, plan.strict)
-        reserve(own.ledger, own.policy, (own.study, own.name), plan)
-        own.shelf.put("plan", text.encode())
         root = own.shelf.get("root")
+        began = root is not None
         if root is None:
             root = os.urandom(32)
             own.shelf.put("root", root)
+        # privacy: after the root: without the one that was charged for, all noise is fresh, and a new spend (rule 19)
+        reserve(own.ledger, own.policy, (own.study, own.name), plan, began=began)
+        own.shelf.put("plan", text.encode())
         return cls(own, name, plan, root, records)
 
     @property

@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 import zlib
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
@@ -40,7 +39,7 @@ _START = 128  # bytes before the sign
 _SIGN = b"DICM"
 _MOST = 2**29  # bytes of an inflated data set
 _UNDEFINED = 0xFFFFFFFF
-_LARGEST = 999_999  # of a whole number written as text: a longer one may be an identifier
+_LARGEST, _DIGITS = 999_999, 7  # of a number, and its digits that count: a longer one may be an identifier
 _NATIVE = (
     ImplicitVRLittleEndian,
     ExplicitVRLittleEndian,
@@ -72,8 +71,9 @@ def read(content: bytes, key: bytes, shift_days: int = 0) -> Opened:
     """An image with allowed facts only (`allowed.json`); UIDs, patient and dates are replaced with a secret key.
 
     shift_days: 0 removes all dates; else those of a patient move together by up to so many days, times are removed.
-    Guarantee: of the input the written file holds pixels, numbers and words of the list, and standard UIDs; no other
-        text, no private, nested, overlay or unknown element, no byte of the preamble or of the file meta.
+    Guarantee: of the input the written file holds pixels, numbers and words of the list, and standard UIDs (numbers up
+        to 999,999 in size and of 7 digits that count, for a longer one could name somebody); no other text, no private,
+        nested, overlay or unknown element, no byte of the preamble or of the file meta.
     Errors: DataError, in one line, without a value or a name. Source: DICOM PS3.15 Annex E; PS3.5 B.2 for UIDs.
     """
     with _quiet():
@@ -269,13 +269,13 @@ def _kept(source: Dataset) -> tuple[Dataset, set[str]]:
 
 def _numbers(keyword: str, value: Any) -> list[Any]:  # noqa: ANN401  any element's value
     given = _each(value)
-    whole = dictionary_VR(keyword) == "IS"
-    if not all(isinstance(one, int | float) and math.isfinite(one) for one in given):
+    if not all(isinstance(one, int | float) and abs(one) <= _LARGEST for one in given):  # nan is not, either
         return []
-    if whole and any(abs(one) > _LARGEST for one in given):
-        return []
-    text = dictionary_VR(keyword) == "DS"
-    return [DSfloat(float(one), auto_format=True) if text else int(one) if whole else one for one in given]
+    if dictionary_VR(keyword) == "IS" or all(isinstance(one, int) for one in given):
+        return [int(one) for one in given]
+    # privacy: a number of a phone, an insurance or a person has more digits than an image needs
+    short = [float(f"{one:.{_DIGITS}g}") for one in given]
+    return [DSfloat(one, auto_format=True) for one in short] if dictionary_VR(keyword) == "DS" else [*short]
 
 
 def _words(value: Any, words: list[str]) -> list[str]:  # noqa: ANN401

@@ -29,7 +29,7 @@ from sqlalchemy.pool import NullPool
 
 from privae import files
 from privae.errors import ArtifactError, PrivaeError, ResourceError, UsageError
-from privae.log.store import check_absent
+from privae.log.store import check_absent, check_one_name
 
 _MAIN = "main"  # the name of a ledger that none was given
 _LONGEST = 64  # characters of a ledger's name
@@ -157,6 +157,7 @@ class Database:
         files.check_writable(self._file)
         with files.owned(self._file):
             check_absent(self._file)
+            _check_no_remains(self._file)
             content = _new_file(text)
             files.write_shared(self._file, content)
         self.read()  # where it could not be used, somebody should know now
@@ -195,6 +196,7 @@ class Database:
     def _lock(self, connection: Connection) -> None:
         if self._file:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+            check_one_name(self._file)
             return
         connection.exec_driver_sql("SET LOCAL synchronous_commit = on")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_key(self.name)})")
@@ -282,6 +284,13 @@ def _make_table(connection: Connection) -> None:
     _ENTRIES.create(connection)
     for trigger in _TRIGGERS[connection.dialect.name]:
         connection.exec_driver_sql(trigger)
+
+
+def _check_no_remains(path: Path) -> None:
+    """Raise UsageError for what SQLite left of another ledger: it would read that into the new one."""
+    for rest in (path.with_name(path.name + end) for end in ("-wal", "-journal")):
+        if rest.exists():
+            raise UsageError(f"{rest} is left of an older ledger, which it would bring back; remove it first")
 
 
 def _new_file(text: str) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from privae import files
 from privae.errors import ArtifactError
@@ -87,15 +87,18 @@ def text_of(entries: Sequence[Entry]) -> str:
 def _parsed(line: str) -> Entry:
     try:
         entry = Entry.model_validate_json(line)
-    except ValidationError:
+        same = entry.sealed().hash == entry.hash and entry.line().decode() == line + "\n"
+    except ValueError:  # of pydantic; and NaN, which is read as a number and has no canonical text
         raise ArtifactError("a line of the ledger does not read; restore a copy") from None
-    if entry.sealed().hash != entry.hash or entry.line().decode() != line + "\n":
+    if not same:
         raise ArtifactError("an entry of the ledger was changed after it was written; restore a copy")
     return entry
 
 
 def _check_chain(entries: Sequence[Entry]) -> None:
     first, previous = entries[0], GENESIS
+    if not 0 < first.delta < 1:
+        raise ArtifactError("the ledger has no delta between 0 and 1; do not trust it")
     for index, entry in enumerate(entries):
         if entry.index != index or entry.previous_hash != previous:
             raise ArtifactError("an entry of the ledger is missing or out of order; restore a copy")

@@ -1,6 +1,5 @@
 """Entries of a ledger that release nothing: what was set aside in advance, what was closed, what a charge became."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +17,7 @@ _FIELDS: dict[
     CLOSED: (),
 }
 _LONGEST = 64  # characters of a name
+_LARGEST = 1e300  # a whole number beyond is no float
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,27 @@ def check_open(entries: Sequence[Entry]) -> None:
         raise PrivacyRefused(f"this ledger was closed on {date}: nothing may be charged to it any more")
 
 
+def terms(entry: Entry) -> tuple[float, float]:
+    """Epsilon and order of the cap that an entry opens. Errors: ArtifactError for one that caps nothing."""
+    said = entry.event
+    epsilon, order = said.get("epsilon"), said.get("order")
+    if (
+        len(said) != 3
+        or said.get("composition") not in ("renyi", "gaussian")
+        or epsilon is None
+        or order is None
+    ):
+        raise ArtifactError("the ledger has no readable cap; restore a copy")
+    if (
+        isinstance(epsilon, str)
+        or isinstance(order, str)
+        or not 0 < epsilon < _LARGEST
+        or not 1 < order < _LARGEST
+    ):
+        raise ArtifactError("the ledger has a cap that caps nothing; do not trust it")
+    return float(epsilon), float(order)
+
+
 def read(entries: Sequence[Entry]) -> dict[str, Grant]:
     """The grants of a capped ledger by name, in order, as its entries leave them.
 
@@ -137,6 +158,6 @@ def _check_fields(entry: Entry, kind: str) -> None:
     """Raise ArtifactError unless a note holds what it should: texts, or numbers that are finite and not negative."""
     values = entry.event.values()
     texts = kind == _RELEASED and all(isinstance(value, str) for value in values)
-    numbers = kind != _RELEASED and all(not isinstance(v, str) and 0 <= v < math.inf for v in values)
+    numbers = kind != _RELEASED and all(not isinstance(v, str) and 0 <= v < _LARGEST for v in values)
     if set(entry.event) != set(_FIELDS[kind]) or not (texts or numbers):
         raise ArtifactError("a note in the ledger does not read; restore a copy")

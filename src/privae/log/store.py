@@ -87,8 +87,9 @@ class Lines:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator["Lines"]:
-        """Hold the lock of the file."""
+        """Hold the lock of the file. Errors: UsageError for a file of two names."""
         with files.locked(self.path):
+            check_one_name(self.path)
             yield self
 
     def append(self, text: str) -> None:
@@ -137,6 +138,18 @@ def check_absent(path: Path) -> None:
     """Raise UsageError if there is a file."""
     if path.exists():
         raise UsageError(f"{path} exists, and a ledger is never overwritten; name another file")
+
+
+def check_one_name(path: Path) -> None:
+    """Raise UsageError for a file that has a second name, a hard link.
+
+    privacy: locks and the write-ahead log go by the name, so who charges it by the other one is not seen, and the cap
+    is spent twice.
+    """
+    if path.is_file() and path.stat().st_nlink > 1:
+        raise UsageError(
+            f"{path} has a second name (a hard link), by which it could be charged unseen; remove that one"
+        )
 
 
 def _database() -> "type[Database]":

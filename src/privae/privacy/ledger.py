@@ -233,6 +233,7 @@ class Ledger:
     def released(self, sha256: str) -> None:
         """Note, at no cost, the file that the run became which this object charged or resumed."""
         with self._writing() as made:
+            self.room()  # raises without a cap: a note has no place there, and the ledger would not read any more
             spent, _ = self._run(self._reserved)
             free = _free(grants.released(spent.hash), spent)
             fields = {"reservation": spent.hash, "sha256": sha256}
@@ -377,11 +378,9 @@ def _louder(events: Sequence[Event], factor: float) -> list[Event]:
 
 
 def _cap(entry: Entry) -> Filter:
-    terms = entry.event
-    if set(terms) != {"epsilon", "composition", "order"} or terms["composition"] not in ("renyi", "gaussian"):
-        raise ArtifactError("the ledger has no readable cap; restore a copy")
-    composition: Composition = "renyi" if terms["composition"] == "renyi" else "gaussian"
-    return Filter(float(terms["epsilon"]), entry.delta, composition, float(terms["order"]))
+    epsilon, order = grants.terms(entry)
+    composition: Composition = "renyi" if entry.event["composition"] == "renyi" else "gaussian"
+    return Filter(epsilon, entry.delta, composition, order)
 
 
 def _event(entry: Entry, *, capped: bool = True) -> tuple[Event, float]:

@@ -19,6 +19,7 @@ Total = TypeVar("Total", NDArray[Any], Tensor)
 
 _LIMIT = 2.0**52  # of a real total in grid steps, as of its noise: float64 adds the two without rounding
 _WHOLE = 2**62  # of an integer total, as of its noise: int64 adds the two
+_MOST_STEPS = 2**53  # of an event; float64 holds every whole number below
 _FINEST = 2.0**-1000  # grid, so that its inverse is a float64 as well
 _DTYPES = ("float32", "float64", "int64")
 _ROW = 2**10  # of them that BLAS multiplies at once, too few to wake its threads
@@ -65,8 +66,8 @@ class Event:
             raise UsageError("a noise multiplier is finite and not negative")
         if not 0 <= self.sampling_rate <= 1:
             raise UsageError("a sampling rate lies between 0 and 1")
-        if self.steps < 0:
-            raise UsageError("a number of steps is not negative")
+        if not 0 <= self.steps <= _MOST_STEPS:
+            raise UsageError("a number of steps is not negative, and at most 2^53")
         if not 0 < self.replace_ratio <= 2:
             raise UsageError("a replace ratio lies between 0 and 2")
 
@@ -92,6 +93,8 @@ class Event:
                 fields["steps"],
                 float(fields["replace_ratio"]),
             )
+        except OverflowError:
+            raise ArtifactError("an event holds a number that is too large; restore a copy") from None
         except UsageError as error:
             raise ArtifactError(f"an event does not hold: {error}; restore a copy") from None
 
