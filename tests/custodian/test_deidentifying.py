@@ -77,7 +77,8 @@ def test_the_schema_of_a_sealed_table_is_named_as_that_of_an_open_one(room):
     from privae.sealing import envelope, is_sealed
 
     assert run("--seal-to", envelope.public_of(envelope.fresh()), output="clean.csv.age") == 0
-    assert is_sealed(room / "clean.schema.toml") and not (room / "clean.csv.schema.toml").exists()
+    assert is_sealed(room / "clean.schema.toml")
+    assert not (room / "clean.csv.schema.toml").exists()
 
 
 def test_json_says_the_same_once_and_parquet_gives_the_same(room, capsys):
