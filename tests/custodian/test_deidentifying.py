@@ -73,6 +73,14 @@ def test_a_table_is_written_with_its_schema_and_comes_back(room, capsys):
     assert "names people again" in capsys.readouterr().out
 
 
+def test_the_schema_of_a_sealed_table_is_named_as_that_of_an_open_one(room):
+    from privae.sealing import envelope, is_sealed
+
+    assert run("--seal-to", envelope.public_of(envelope.fresh()), output="clean.csv.age") == 0
+    assert is_sealed(room / "clean.schema.toml")
+    assert not (room / "clean.csv.schema.toml").exists()
+
+
 def test_json_says_the_same_once_and_parquet_gives_the_same(room, capsys):
     assert run("--json", output="clean.parquet") == 0
     said = json.loads(capsys.readouterr().out)

@@ -11,7 +11,7 @@ from privae.custodian.ledgers import verified
 from privae.custody import heads, keys, logs
 from privae.custody.heads import Equivocation
 from privae.custody.logs import Log
-from privae.errors import ArtifactError, PrivaeError, UsageError
+from privae.errors import ArtifactError, PrivaeError, ResourceError, UsageError
 from privae.federated import chain
 from privae.files import canonical_json
 from privae.log.tree import Tree
@@ -96,6 +96,13 @@ def test_a_study_under_way_is_a_log_and_its_heads_stay_true(course, hands, tmp_p
     assert [one.head.size for one in kept.heads] == sorted({one.head.size for one in kept.heads})
     assert len(kept.heads) > 2
     assert found.log.size == kept.size == 12
+
+
+def test_a_log_is_read_from_a_server_too() -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(ResourceError, match=r"server|reached") as raised:
+        leaves.read("postgresql://me:hidden@127.0.0.1:1/privacy?ledger=hospital")
+    assert "hidden" not in str(raised.value)
 
 
 def test_a_ledger_says_what_its_events_cost(opened, tmp_path) -> None:

@@ -111,7 +111,6 @@ def test_after_a_fit_of_a_sealed_table_no_file_tells_of_it(room):
         "k.key",
         "k.pub",
         "h.ledger",
-        "h.ledger.lock",
     }
     for name, content in found.items():
         assert content.startswith(MAGIC) != (Path(name).suffix in NOT_SEALED), name
@@ -230,6 +229,10 @@ def test_a_ledger_is_never_sealed_and_a_sealed_copy_is_there_to_be_read(room, tm
     run("ledger", "show", room.folder / "h.ledger", "--json")
     assert json.loads(capsys.readouterr().out)["head"] == shown["head"]
     assert Ledger.load(room.folder / "h.ledger").epsilon > 0
+    cut = tmp_path / "cut.age"
+    (tmp_path / "cut").write_bytes((room.folder / "h.ledger").read_bytes()[:5000])
+    run("seal", tmp_path / "cut", "--to", room.public, "-o", cut, "-q")
+    refused(capsys, "ledger", "show", cut, "--identity", room.key, match="restore a copy")
     again = [part if part != str(room.folder / "h.ledger") else copy for part in room.fit]
     again += ["--identity", room.key, "-o", tmp_path / "m.privae"]
     before = copy.read_bytes()
@@ -425,6 +428,17 @@ def test_seal_and_unseal_and_reseal(keyed, capsys):
     assert "sealed to 2 public keys" in capsys.readouterr().out
     for key in ("k.key", "n.key"):
         run("unseal", at / "b.age", "--key", at / key, "-o", at / "x", "-q")
+
+
+def test_verbs_of_sealed_files_take_what_their_lines_say_and_no_seal_to(keyed, capsys):
+    at = keyed.folder
+    refused(capsys, "unseal", at / "f.age", "-o", at / "i", match="with --identity")
+    run("unseal", at / "f.age", "--identity", at / "k.key", "-o", at / "i", "-q")
+    assert (at / "i").read_bytes() == keyed.clear
+    # privacy: an option that promises to seal, and is not kept, leaves plaintext that is believed to be sealed
+    asked = ("unseal", at / "f.age", "--key", at / "k.key", "--seal-to", keyed.one, "-o", at / "j")
+    assert main([*map(str, asked)]) == 2
+    assert not (at / "j").exists()
 
 
 def test_a_passphrase_seals_for_people_who_share_no_key(keyed, capsys, monkeypatch):

@@ -13,8 +13,9 @@ SEAL_TO, PLACE = "PRIVAE_SEAL_TO", "PRIVAE_IDENTITY_FILE"  # of privae.sealing, 
 _OUTPUTS = {"output", "plot", "heat_map"}
 _OTHERS = {"stream open", "stream add", "ledger import", "ledger anchor"}  # write what no -o names
 _NEITHER = {"keys new", "keys public", "seal", "unseal", "reseal"}
-_NEVER_SEALED = {"federated init", "encrypted keys"}
-"""Verbs whose files are for others to start from, or keys; see docs/adr/0026-sealed-files.md."""
+_NEVER_SEALED = {"federated init", "encrypted keys"} | _NEITHER
+"""Verbs whose files are for others to start from, or keys, or are sealed or opened as they themselves say; see
+docs/adr/0026-sealed-files.md."""
 
 
 class Example(StrEnum):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from privae import files
 from privae.cli import app, examples
 from privae.cli import options as given
 from privae.cli.terminal import Terminal, aligned
@@ -65,7 +66,7 @@ def deidentify(  # noqa: PLR0913  one parameter an option
         from privae.data.tables import read_header, read_table
         from privae.deidentify import table as acting
 
-        described = output.with_suffix(".schema.toml")
+        described = files.inner(output).with_suffix(".schema.toml")
         _check_outputs((output, described, report), [table, schema, key], reverse=reverse)
         declared = Schema.load(schema)
         acting.check_ready(declared)
@@ -151,8 +152,6 @@ def _measured(
 ) -> "dict[str, Measures] | None":
     """How alike rows are before and after, where the schema names quasi-identifiers; {"before", "after"}."""
     import json
-
-    from privae import files
 
     if not schemas[0].quasi:
         return None

@@ -37,7 +37,7 @@ _ORDER = "the entries of the study are not in the order in which a study runs; r
 
 def loaded(source: str) -> Ledger:
     """The ledger of a data set, wherever it is kept. Errors: UsageError, ArtifactError."""
-    return Ledger.load(source)
+    return Ledger.load(source)  # a URL as a path would be a file that is not there
 
 
 def read(source: str, heads: Sequence[SignedHead] = ()) -> "Checked":

@@ -37,7 +37,9 @@ To = Annotated[
 ]
 With = Annotated[
     str | None,
-    given.option("--key", text="The secret key: a file, or keyring:NAME. Default: $PRIVAE_IDENTITY_FILE."),
+    given.option(
+        "--key", "--identity", text="The secret key: a file, or keyring:NAME. Default: $PRIVAE_IDENTITY_FILE."
+    ),
 ]
 Words = Annotated[
     Path | None, given.option("--passphrase-file", text="A file with the passphrase, mode 0600.")

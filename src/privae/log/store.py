@@ -77,9 +77,10 @@ class Lines:
             self._write(text.encode())
 
     def read(self) -> str:
-        """All lines."""
+        """All lines; also those of a sealed copy, whatever was sealed."""
         try:
-            return files.content(self.path).decode()
+            content = files.content(self.path)
+            return _database().lines_in(content, self.path) if content[:16] == _SQLITE else content.decode()
         except UnicodeDecodeError:
             raise ArtifactError(f"{self.path} is not a ledger, or it is damaged; restore a copy") from None
         except OSError as error:
