@@ -573,3 +573,11 @@ def test_the_keys_of_a_job_reach_its_processes(keyed, monkeypatch):
     assert is_sealed(keyed.folder / "child")
     with pytest.raises(ArtifactError, match="is sealed"):
         files.content(keyed.folder / "child")
+
+
+def test_a_ledger_whose_last_charges_lie_beside_it_is_not_sealed_without_them(tmp_path, capsys):
+    (tmp_path / "l").write_bytes(b"SQLite format 3\0")
+    (tmp_path / "l-wal").write_bytes(b"charges")
+    assert main(["seal", str(tmp_path / "l"), "--to", public_of(fresh()), "-o", str(tmp_path / "l.age")]) == 2
+    assert "ledger show" in capsys.readouterr().err
+    assert not (tmp_path / "l.age").exists()

@@ -96,6 +96,11 @@ def seal_file(
     out = Terminal(quiet, as_json)
     if file.is_file() and sealing.is_sealed(file):
         raise UsageError(f"{file} is sealed already; for other keys: privae reseal {file}")
+    log = file.with_name(f"{file.name}-wal")  # of SQLite: the last charges of a ledger may still be in it
+    if log.exists() and log.stat().st_size > 0:
+        raise UsageError(
+            f"{file} is in use, or was when a process ended; run privae ledger show {file}, then seal it"
+        )
     publics = sealing.recipients(to or ())
     words = identities.passphrase_from(passphrase_file) if passphrase_file is not None else None
     if words is not None:

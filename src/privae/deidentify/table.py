@@ -19,7 +19,7 @@ from privae.data.codec import acted, acted_table
 from privae.data.column import Column, check_action
 from privae.data.schema import Schema, check_actions
 from privae.data.values import canonical, distinct, means_missing
-from privae.deidentify.detect import identifiers
+from privae.deidentify import detect
 from privae.errors import DataError, PrivacyRefused, UsageError
 from privae.training.watch import Silent, Watch
 
@@ -126,7 +126,7 @@ def _asked(schema: Schema, ok: Sequence[str]) -> list[Column]:
 def _refuse(column: Column, values: pd.Series) -> None:
     # the name of a column says what it was before its action, so of one that has an action the values tell
     name = column.name if column.action == "keep" else "x"
-    found = identifiers(pd.DataFrame({name: values}), [name])
+    found = detect.identifiers(pd.DataFrame({name: values}), [name])
     if name in found:
         raise PrivacyRefused(
             f"column '{column.name}' looks like {found[name]}; give it an action in the schema (privae schema "

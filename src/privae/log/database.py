@@ -171,7 +171,11 @@ class Database:
             _check_no_remains(self._file)
             content = _new_file(text)
             files.write_shared(self._file, content)
-        self.read()  # where it could not be used, somebody should know now
+            try:
+                self.read()  # where it could not be used, somebody should know now
+            except PrivaeError:
+                self._file.unlink()  # nobody has charged it
+                raise
 
     def read(self) -> str:
         """All lines."""

@@ -113,10 +113,8 @@ class Ledger:
         cap = Filter.fixed(epsilon, delta, composition)
         fields = {"epsilon": cap.epsilon, "composition": composition, "order": cap.order}
         kept, terms = store.at(place), (delta, unit, relation)
-        # a log is called by its first entry: no two begin alike
-        first = cls((), terms, kept)._following(
-            [(replace(_free(OPEN), plan_hash=token_hex(32)), fields)], 0.0
-        )
+        named = replace(_free(OPEN), plan_hash=token_hex(32))  # what a log is called by: no two begin alike
+        first = cls((), terms, kept)._following([(named, fields)], 0.0)
         kept.begin(text_of(first))
         return cls(first, terms, kept)
 
