@@ -1,6 +1,5 @@
 """Tables de-identified: every action, each record by itself; what comes back; and what a fit refuses to learn."""
 
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -299,7 +298,7 @@ def detector(monkeypatch):
             if name == "mail" or frame[name].astype(str).str.contains("@").any()
         }
 
-    monkeypatch.setitem(sys.modules, "privae.deidentify.detect", SimpleNamespace(identifiers=identifiers))
+    monkeypatch.setattr("privae.deidentify.table.detect", SimpleNamespace(identifiers=identifiers))
     return asked
 
 
