@@ -190,7 +190,7 @@ def test_a_fit_killed_at_random_moments_is_never_behind_its_ledger_and_ends(nurs
     keys = nursery.noted("key")
     assert len(set(keys)) == len(keys) > KILLS / 4
     shared = Ledger.load(asked.ledger)
-    attempts = {entry.attempt for entry in shared.entries if entry.plan_hash}
+    attempts = {entry.attempt for entry in shared.entries[1:]}
     assert attempts == set(range(1, max(attempts) + 1))
     assert len(attempts) <= starts
     assert len([event for event in shared.events if event.steps]) == 2 * len(attempts)
@@ -408,5 +408,5 @@ def test_ctrl_c_ends_with_130_an_honest_ledger_and_the_way_on(asked, monkeypatch
     assert VAE.load(asked.model).ledger.charged("gradients") == STEPS
     assert main([*fit, "--resume"]) == 2
     assert "no fit to resume" in capsys.readouterr().err
-    attempts = [entry.attempt for entry in Ledger.load(asked.ledger).entries if entry.plan_hash]
+    attempts = [entry.attempt for entry in Ledger.load(asked.ledger).entries[1:]]
     assert attempts == [1, 1, 1, 1]  # two phases, and notes of the resumption, and of the model

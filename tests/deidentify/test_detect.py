@@ -207,3 +207,9 @@ def test_a_column_name_cannot_break_out_of_its_comment():
     frame = pd.DataFrame({'email\n[columns.x]\nkind = "boolean"': ["a@b.com"], "ok": ["x"]})
     looks = beside(detect(frame))
     assert Schema.loads(draft_toml(draft(frame, looks=looks), looks)).columns[0].name == frame.columns[0]
+
+
+def test_numbers_with_many_digits_after_the_point_are_no_cards_and_no_values_are_nothing():
+    drawn = pd.DataFrame({"x": np.random.default_rng(0).normal(size=3000) * 300, "h": [None] * 3000})
+    assert identifiers(drawn, ["x", "h"]) == {}
+    assert identifiers(drawn.astype(str), ["x", "h"]) == {}

@@ -29,6 +29,7 @@ FEW = 0.01
 ALONE = 0.95
 """So many distinct values among the cells that are not gaps: each is nearly one's own."""
 _ENOUGH = 20  # rows: fewer say nothing about how many are alike
+_NUMBER = r"\A[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?\z"
 _ROWS = 50_000  # so many rows, evenly spaced, are looked at: a share of 1 % is then known to about 0.1 %
 _SEARCHED, _READ = 5_000, 10_000  # texts that are searched, and characters of each
 _LONG, _SPACES, _HAN = 30, 3, 8  # mean letters, spaces and Chinese characters of what is free text
@@ -177,7 +178,7 @@ def _of(name: str, values: pd.Series) -> Finding | None:
         # a column of yes and no is about an identifier, and is none
         two = len(told) <= 2 and rows > _ENOUGH and by_name.direct
         return Finding(name, by_name.name, ("name",), "", "weak" if two else "likely")
-    return _by_cardinality(name, told, int((places >= 0).sum()), rows)
+    return _by_cardinality(name, told, int((places >= 0).sum()), rows) if told else None
 
 
 def _both(name: str, by_name: Kind | None, kind: str, share: float) -> Finding:
@@ -207,7 +208,8 @@ def _by_values(texts: Sequence[str]) -> tuple[str, float] | None:
 
 def _within(texts: Sequence[str]) -> tuple[str, float] | None:
     sample = [texts[place][:_READ] for place in _spread(len(texts), _SEARCHED)]
-    if _mean_length(sample) < _LONGER_THAN_NUMBERS:
+    # the digits of a number with a point are no card's, though they may be as many
+    if _mean_length(sample) < _LONGER_THAN_NUMBERS or _mostly(sample, _NUMBER):
         return None
     kinds = [{span.kind for span in held} for held in spans(sample)]
     share = sum(map(bool, kinds)) / len(kinds)
@@ -228,7 +230,7 @@ def _by_cardinality(name: str, told: Sequence[str], cells: int, rows: int) -> Fi
         return None
     if _mostly(told, r"\A[+-]?[0-9]{1,18}\z"):
         return _of_numbers(name, told, rows)
-    if _mostly(told, r"\A[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?\z"):
+    if _mostly(told, _NUMBER):
         return None
     return Finding(name, "record number", ("cardinality",), "", "likely")
 
