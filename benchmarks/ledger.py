@@ -125,7 +125,7 @@ def cold() -> None:
     """Forget what the accountant remembers, as at the start of a process."""
     from privae.privacy import accountant
 
-    for remembered in (accountant._loss, accountant._step_loss, accountant._renyi_of):
+    for remembered in (accountant._from_loss, accountant._loss, accountant._step_loss, accountant._renyi_of):
         remembered.cache_clear()
 
 

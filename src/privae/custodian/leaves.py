@@ -31,7 +31,7 @@ from privae.privacy.ledger import Entry, Ledger
 
 _CLOSE = 1e-6  # relative; processors differ in the last bits of epsilon
 _COARSE = 1.05  # a model's own ledger notes some epsilons on a coarser lattice, which is above the finer one
-_EFFORT = 60_000  # events that are composed anew, over all entries
+_EFFORT = 30_000  # events that are composed anew, over all entries
 _ORDER = "the entries of the study are not in the order in which a study runs; restore a copy"
 
 

@@ -37,7 +37,7 @@ ROUNDS, BOOK, SIGNATURES = "rounds.jsonl", "ledger.jsonl", "signatures.json"
 _CLOSE = 1e-6  # relative; processors differ in the last bits of epsilon
 _COARSE = 1.05  # epsilon within a phase is noted on a coarser lattice, which is above the finer one
 _DIGITS = 2e-4  # absolute, for figures that are rounded
-_COMPOSED = 32  # charges whose epsilon is composed anew when a study is verified, beside the ends of phases
+_COMPOSED = 16  # charges whose epsilon is composed anew when a study is verified, beside the ends of phases
 _UNREAD = "the signatures do not read; restore a copy"
 
 
