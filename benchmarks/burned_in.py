@@ -5,12 +5,10 @@ a fixed seed; text is drawn in Pillow's own font. They are no scans: the figures
 """
 
 import argparse
-import json
-import platform
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
+from harness import Report
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
@@ -20,7 +18,7 @@ from privae.imaging.pictures import find_text
 SIZES = (8, 10, 12, 16, 24, 32)
 TEXTS = ("MUELLER, ANNA", "ID 48213-77", "1974-03-12", "St. Mary Hospital 14:22", "Smith^John", "4711 0815")
 SIDE = 256
-RESULTS = Path(__file__).parent / "results" / "burned_in.json"
+WHY = "noise of every brightness holds as many short, sharp strokes as text does"
 Pixels = NDArray[np.uint8]
 
 
@@ -83,12 +81,22 @@ def measured(count: int) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--count", type=int, default=20, help="images of each kind")
-    count = parser.parse_args().count
-    found = measured(count)
+    parser.add_argument("--quick", action="store_true", help="two images of each kind")
+    options = parser.parse_args()
+    report = Report("burned_in", options.quick)
+    found = measured(2 if options.quick else options.count)
     for name, row in found.items():
-        print(f"{name:14}", *(f"{size}: {share:.2f}" for size, share in row.items()))
-    told = {"count": count, "side": SIDE, "machine": platform.machine(), "flagged": found}
-    RESULTS.write_text(json.dumps(told, indent=1) + "\n")
+        report.row(ground=name, images=options.count, side=SIDE, **{f"size {k}": v for k, v in row.items()})
+    large = [(row[str(size)], name) for name, row in found.items() for size in SIZES if size >= 12]
+    report.check(
+        "share found of text of 12 pixels and more, least of all grounds", min(large)[0], 0.9, "at_least"
+    )
+    without = max(row["none"] for row in found.values())
+    report.check("share flagged without text, most of all grounds", without, 0.05, "at_most")
+    for check in report.checks:
+        if not check["met"]:
+            check["reason"] = WHY
+    report.write()
 
 
 if __name__ == "__main__":
