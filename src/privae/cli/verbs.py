@@ -168,17 +168,17 @@ def fit(  # noqa: PLR0913  one parameter an option
 
         asked = request.Request(data, schema, epsilon, delta, rows, classes, recipe, fidelity, strict)
         with processes(device) as group:
-            target, places = _places((output, data), [schema, plan, holdout], (ledger, grant), group, resume)
-            places["identifier_ok"] = identifier_ok or ()
+            kept = {"resume": resume, "identifier_ok": identifier_ok or ()}
+            target, places = _places((output, data), [schema, plan, holdout], (ledger, grant), group, kept)
             facts, model, agreed = asked.made(plan, watch)
             watch.phase(f"reading {data.name}", 1)
             (x, y), held = request.read(data), request.read_alike(holdout, data, facts)
+            checks.say_delta(out, delta if plan is None else agreed.delta)
             coins = _coins(out, audit, agreed, target, (holdout is None, resume))
             with request.resumable(places["checkpoint"], out.note):
                 model.fit(x, y, schema=facts, plan=agreed, watch=watch, device=device, coins=coins, **places)
                 _save(model, target, coins, places["ledger"], out, watch)
         done = _audited(model, target, (x, y, held), audit, coins, watch)
-    checks.say_delta(out, delta if plan is None else agreed.delta)
     _say_fitted(out, model, target, done, ledger)
 
 
@@ -235,7 +235,7 @@ def _places(
     others: list[Path | None],
     charged: tuple[str | None, str],
     group: "Group",
-    resume: bool,
+    how: dict[str, Any],
 ) -> tuple[Path, dict[str, Any]]:
     """Where a fit writes its model, and what it is kept in: the ledger, or a grant of it, and the checkpoint."""
     from privae.cli import request
@@ -244,8 +244,8 @@ def _places(
 
     target = request.target_of(*written, [*others, store.file_of(charged[0])])
     shared = budgets.to_charge(*charged, group)
-    kept = request.checkpoint_of(target, resume=resume)
-    return target, {"ledger": shared, "checkpoint": kept, "resume": resume}
+    kept = request.checkpoint_of(target, resume=how["resume"])
+    return target, {"ledger": shared, "checkpoint": kept, **how}
 
 
 def _save(
