@@ -35,15 +35,10 @@ _EFFORT = 30_000  # events that are composed anew, over all entries
 _ORDER = "the entries of the study are not in the order in which a study runs; restore a copy"
 
 
-def loaded(source: str) -> Ledger:
-    """The ledger of a data set, wherever it is kept. Errors: UsageError, ArtifactError."""
-    return Ledger.load(source)  # a URL as a path would be a file that is not there
-
-
 def read(source: str, heads: Sequence[SignedHead] = ()) -> "Checked":
     """The log that is named: a ledger, a study's folder, or a file that `Log.dumps` wrote; see `checked`."""
     if store.is_url(source):
-        return checked(of_ledger(loaded(source)), heads)
+        return checked(of_ledger(Ledger.load(source)), heads)
     path = Path(source)
     if path.is_dir():
         found = chain.verify(path)
@@ -56,7 +51,7 @@ def read(source: str, heads: Sequence[SignedHead] = ()) -> "Checked":
         raise UsageError(
             f"{source} is no log, but a file of {form}; see it with: privae ledger verify {source}"
         )
-    return checked(of_ledger(loaded(source)), heads)
+    return checked(of_ledger(Ledger.load(source)), heads)
 
 
 def content_of(path: Path) -> bytes:

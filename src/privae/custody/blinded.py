@@ -1,9 +1,9 @@
 """What of a ledger is shown to a blockchain: its name and roots under a salt, which one file beside the ledger keeps.
 
-privacy: the first entry of a ledger holds public terms and a date. Two ledgers that were opened on one day with the
-same terms have the same first hash, and anybody can guess it; a root of few entries can be guessed, too. So neither
-leaves as it is: the chain gets HMACs of both under 32 random bytes. Whoever has the ledger and the salt can check them;
-to all others they are noise. How many entries there are, and when they were anchored, is not hidden.
+privacy: whoever holds a copy of a ledger could recognize its name on the chain, and the name of an old ledger, whose
+first entry is terms and a date alone, can be guessed, as can a root of few entries. So neither leaves as it is: the
+chain gets HMACs of both under 32 random bytes. Whoever has the ledger and the salt can check them; to all others they
+are noise. How many entries there are, and when they were anchored, is not hidden.
 """
 
 import hashlib

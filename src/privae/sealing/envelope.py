@@ -20,7 +20,6 @@ Told = Callable[[int], object]
 """Is told how many bytes more were read."""
 
 _ARMOR = b"-----BEGIN AGE ENCRYPTED FILE-----"
-_PUBLIC = "age1"  # how public keys begin
 _LETTERS = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"  # of Bech32 (BIP 173)
 _CHECKSUM = 6  # letters
 _BLOCK = 2**20
@@ -183,12 +182,12 @@ def _refusal(said: str) -> str:
 
 def _recipient(text: str) -> Any:  # noqa: ANN401  of pyrage
     try:
-        if text.startswith(_PUBLIC):
-            return pyrage.x25519.Recipient.from_str(text)
+        return pyrage.x25519.Recipient.from_str(text)
     except pyrage.RecipientError:
-        pass
-    # not shown: it may be the secret key, given in the place of the public one
-    raise UsageError("this is no public key of age (age1...); print one with: privae keys public k.key")
+        # not shown: it may be the secret key, given in the place of the public one
+        raise UsageError(
+            "this is no public key of age (age1...); print one with: privae keys public k.key"
+        ) from None
 
 
 def _identity(secret: str) -> Any:  # noqa: ANN401  of pyrage
