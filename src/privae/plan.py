@@ -14,7 +14,7 @@ from privae.errors import UsageError
 from privae.privacy import accountant
 from privae.privacy.clipping import Kind
 from privae.privacy.gradients import Precision, slack
-from privae.privacy.guarantee import Guarantee
+from privae.privacy.guarantee import REFUSED, Guarantee
 from privae.privacy.mechanism import Event, Mechanism, for_gradients, for_sums
 from privae.privacy.noise import NoiseSource
 
@@ -281,7 +281,7 @@ def _not_covered(plan: Plan) -> tuple[str, ...]:
         "the noise key is assumed secret and its AES-256-CTR keystream pseudorandom",
         "facts about groups: what is true of many records may be learned about each of them",
         "other fits of the same data, unless all of them share one ledger; trying settings out is a fit too",
-        "that a fit was refused for the size of its data, or because a file did not read",
+        REFUSED,
     ]
     if plan.settings.get("own_network"):
         items.append("the code and the first weights of a network of your own")

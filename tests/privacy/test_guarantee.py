@@ -5,7 +5,7 @@ import math
 import pytest
 
 from privae.errors import ArtifactError
-from privae.privacy.guarantee import NOT_PRIVATE, Guarantee
+from privae.privacy.guarantee import NOT_PRIVATE, REFUSED, Guarantee
 
 
 def made(**changes):
@@ -60,3 +60,14 @@ def test_other_fields_are_refused(change):
 def test_it_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         made().epsilon = 0.1
+
+
+def test_an_older_guarantee_is_read_as_saying_all_that_a_refusal_may_tell():
+    plain = Guarantee(1.0, 1e-6, 1.4, "PLD", 1e-6, 0.0, 0.0, (REFUSED, "more"))
+    older = plain.to_dict() | {
+        "not_covered": [
+            "that a fit was refused for the size of its data, or because a file did not read",
+            "more",
+        ]
+    }
+    assert Guarantee.from_dict(older) == Guarantee.from_dict(plain.to_dict()) == plain

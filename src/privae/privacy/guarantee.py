@@ -9,6 +9,10 @@ from typing import Any
 from privae.errors import ArtifactError
 
 NOT_PRIVATE = "NOT PRIVATE"
+REFUSED = "that a fit was refused: for the size of its data, a file that did not read, or a column that names people"
+"""What no epsilon covers, for it is decided by what is read before anything is released."""
+
+_BEFORE = {"that a fit was refused for the size of its data, or because a file did not read": REFUSED}
 
 
 def rounded_up(value: float, digits: int = 4) -> str:
@@ -89,7 +93,8 @@ class Guarantee:
         """Inverse of `to_dict`. Errors: ArtifactError for other fields."""
         try:
             values: dict[str, Any] = {k: math.inf if v == "inf" else v for k, v in fields.items()}
-            values["not_covered"] = tuple(fields["not_covered"])
+            # older files say less of it, when less was refused
+            values["not_covered"] = tuple(_BEFORE.get(item, item) for item in fields["not_covered"])
             return cls(**values)
         except (TypeError, KeyError):
             raise ArtifactError(

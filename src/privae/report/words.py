@@ -356,8 +356,8 @@ HOUSE: dict[str, str] = {
     "other fits of the same data, unless all of them share one ledger; trying settings out is a fit too": (
         "对同一数据的其他训练，除非它们共用一个账本；试验参数也算一次训练"
     ),
-    "that a fit was refused for the size of its data, or because a file did not read": (
-        "因数据规模或文件无法读取而拒绝训练这一事实"
+    "that a fit was refused: for the size of its data, a file that did not read, or a column that names people": (
+        "因数据规模、文件无法读取或某列可识别个人而拒绝训练这一事实"
     ),
     "the code and the first weights of a network of your own": "自备网络的代码与初始权重",
     "strict: that the fit was not refused says that every value fitted the schema": (
