@@ -12,6 +12,8 @@ PrivaeError
 A message says what is wrong, where, and what to do. It never contains a data value or a count of one.
 """
 
+from typing import Any
+
 
 class PrivaeError(Exception):
     """Root of the tree; `exit_code` is what the command line returns."""
@@ -59,3 +61,18 @@ class ProtocolError(PrivaeError):
     """A peer misbehaved: version, size, shape, order or signature of what it sent."""
 
     exit_code = 8
+
+
+def first_fault(error: Any) -> tuple[tuple[Any, ...], str]:  # noqa: ANN401  pydantic is no door of this floor
+    """Of a pydantic ValidationError, where its first fault is and what is wrong there, without the input.
+
+    >>> from pydantic import TypeAdapter, ValidationError
+    >>> try:
+    ...     TypeAdapter(list[int]).validate_python(["secret"])
+    ... except ValidationError as error:
+    ...     first_fault(error)
+    ((0,), 'input should be a valid integer, unable to parse string as an integer')
+    """
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    said = str(first["msg"]).removeprefix("Value error, ")
+    return tuple(first["loc"]), said[:1].lower() + said[1:]

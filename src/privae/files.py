@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from privae.errors import ArtifactError, PrivaeError, ResourceError, UsageError
+from privae.errors import ArtifactError, PrivaeError, ResourceError, UsageError, first_fault
 from privae.sealing import envelope, identities, placing
 from privae.sealing.header import MAGIC
 
@@ -130,10 +130,9 @@ def made(model: type[_Model], fields: Mapping[str, Any], where: str) -> _Model:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{where}{f': {place}' if place else ''}: {said[:1].lower()}{said[1:]}") from None
+        at, said = first_fault(error)
+        place = ".".join(map(str, at))
+        raise UsageError(f"{where}{f': {place}' if place else ''}: {said}") from None
 
 
 def check_writable(path: Path, *, sealed: bool = True) -> None:

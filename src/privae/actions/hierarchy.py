@@ -8,8 +8,10 @@ import os
 import stat
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from privae.actions.rule import MOST_VALUES, SUPPRESSED, Groups
-from privae.errors import UsageError
+from privae.errors import UsageError, first_fault
 
 _MOST_BYTES = 2**24
 _MOST_FIELD = 2**12
@@ -38,8 +40,8 @@ def embedded(rule: Groups, folder: Path) -> Groups:
     made = {name: tuple(held) for name, held in groups.items()}
     try:
         return Groups(groups=made)
-    except ValueError as error:
-        raise UsageError(f"{where}: {_reason(error)}") from None
+    except ValidationError as error:
+        raise UsageError(f"{where}: {first_fault(error)[1]}") from None
 
 
 def _check_levels(rows: list[list[str]], where: str) -> None:
@@ -97,11 +99,3 @@ def _text(folder: Path, name: str, where: str) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"{where} is not UTF-8 text") from None
-
-
-def _reason(error: ValueError) -> str:
-    errors = getattr(error, "errors", None)
-    said = (
-        str(errors(include_url=False, include_context=False, include_input=False)[0]["msg"]) if errors else ""
-    )
-    return said.removeprefix("Value error, ") or "it makes no groups"

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from privae.actions.dates import pattern_of
+from privae.errors import first_fault
 
 Action = Literal["keep", "drop", "mask", "pseudonymize", "generalize", "shift", "round", "code", "surrogate"]
 LEARNED = frozenset({"keep", "generalize", "round", "code"})
@@ -27,8 +28,16 @@ _MOST_TEXT = 200  # letters of one value or group of a hierarchy
 _LARGEST = 1e15
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
+
+def _readable(given: str | None) -> str | None:
+    """A format of dates. Errors: ValueError for one that is none."""
+    pattern_of(given)
+    return given
+
+
 Number = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
 Step = Annotated[float, Field(gt=1e-12, le=_LARGEST)]
+Format = Annotated[str | None, AfterValidator(_readable)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 Provider = Literal[
     "name",
@@ -90,13 +99,7 @@ class DatePart(_Rule):
     """Dates to their year, quarter, month, or day of the week. format: "%d.%m.%Y", where the year is not first."""
 
     date: Literal["year", "quarter", "month", "weekday"]
-    format: str | None = None
-
-    @field_validator("format")
-    @classmethod
-    def _readable(cls, given: str | None) -> str | None:
-        pattern_of(given)
-        return given
+    format: Format = None
 
     @property
     def words(self) -> str:
@@ -253,13 +256,7 @@ class Days(_Rule):
 
     days: int = Field(ge=1, le=36_500)
     by: str | None = None
-    format: str | None = None
-
-    @field_validator("format")
-    @classmethod
-    def _readable(cls, given: str | None) -> str | None:
-        pattern_of(given)
-        return given
+    format: Format = None
 
     @property
     def words(self) -> str:
@@ -334,8 +331,6 @@ def _fitting(kinds: Sequence[type[Rule]], facts: Mapping[str, Any]) -> type[Rule
 
 
 def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    at, said = first_fault(error)
     # a key may be a value of a hierarchy: only those of the rule itself are named
-    key = str(first["loc"][0]) if first["loc"] else ""
-    said = first["msg"].removeprefix("Value error, ")
-    return f"rule{f'.{key}' if key else ''}: {said[:1].lower()}{said[1:]}"
+    return f"rule{f'.{at[0]}' if at else ''}: {said}"

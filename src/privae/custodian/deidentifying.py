@@ -1,5 +1,7 @@
 """The verb that de-identifies a table: every action of its schema, once, before anybody learns from it."""
 
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +17,16 @@ if TYPE_CHECKING:
     from privae.custody.pseudonyms import PseudonymKey
     from privae.data.schema import Schema
     from privae.deidentify.measures import Measures
+    from privae.deidentify.table import Change
     from privae.training.watch import Watch
+
+
+class Language(StrEnum):
+    """The language of free text."""
+
+    EN = "en"
+    ZH = "zh"
+
 
 SchemaFile = Annotated[
     Path, given.option("--schema", text="The table's schema, with an action for each column.")
@@ -31,6 +42,14 @@ KeyFile = Annotated[
 Figures = Annotated[
     Path | None,
     given.option("--report", text="Write k-anonymity and the like here (.json), for the data holder only."),
+]
+Context = Annotated[
+    Language | None,
+    given.option(
+        "--context",
+        text="Where free text is masked, weigh the words around numbers, too, English or Chinese: by Presidio, extra "
+        "text. Default: forms and checksums alone.",
+    ),
 ]
 Reverse = Annotated[
     bool, given.option("--reverse", text="Turn what is reversible back, with the key that was used.")
@@ -55,6 +74,7 @@ def deidentify(  # noqa: PLR0913  one parameter an option
     output: given.Output,
     key: KeyFile = None,
     report: Figures = None,
+    context: Context = None,
     reverse: Reverse = False,
     quiet: given.Quiet = False,
     as_json: given.AsJson = False,
@@ -75,10 +95,10 @@ def deidentify(  # noqa: PLR0913  one parameter an option
                 "--report measures quasi-identifiers; name them in the schema: [table] quasi = [...]"
             )
         declared = declared.ordered(read_header(table), table.name)
-        secret = _secret(declared, key, reverse=reverse)
+        secret, mask = _secret(declared, key, reverse=reverse), _text_masker(declared, context)
         watch.phase(f"reading {table.name}", 1)
         figures = _write(
-            (output, described, report), read_table(table), declared, secret, watch, reverse=reverse
+            (output, described, report), read_table(table), declared, (secret, mask), watch, reverse=reverse
         )
     if reverse:
         out.report(f"wrote {output}: it names people again", {"output": output})
@@ -90,21 +110,25 @@ def _write(
     outputs: tuple[Path, Path, Path | None],
     frame: "pd.DataFrame",
     schema: "Schema",
-    key: "PseudonymKey | None",
+    by: "tuple[PseudonymKey | None, Change | None]",
     watch: "Watch",
     *,
     reverse: bool,
 ) -> "dict[str, Measures] | None":
-    """Write what becomes of a table, and the schema of that; what was measured, if anything was."""
+    """Write what becomes of a table, and the schema of that; what was measured, if anything was.
+
+    by: the secret, and what masks free text, where an action needs them.
+    """
     from privae.data.tables import write_table
     from privae.deidentify import table as acting
 
     output, described, report = outputs
+    key, mask = by
     secret = None if key is None else key.secret
     if reverse:
         write_table(acting.restored(frame, schema, secret or b""), output)
         return None
-    done, after = acting.deidentified(frame, schema, secret, _text_masker(schema), watch)
+    done, after = acting.deidentified(frame, schema, secret, mask, watch)
     figures = _measured((frame, done), (schema, after), report, watch)
     write_table(done, output)
     after.save(described)
@@ -133,15 +157,26 @@ def _secret(schema: "Schema", path: Path | None, *, reverse: bool) -> "Pseudonym
     return pseudonym_key(path, make=not reverse) if reverse or needs_key(schema) else None
 
 
-def _text_masker(schema: "Schema") -> Any:  # noqa: ANN401  a Change
-    """What masks identifiers in free text, where a column asks for it."""
+def _masks_text(schema: "Schema") -> bool:
     from privae.actions.rule import Shown
 
-    if not any(isinstance(column.rule, Shown) and column.rule.text for column in schema.columns):
-        return None
-    from privae.deidentify.text import masked
+    return any(isinstance(column.rule, Shown) and column.rule.text for column in schema.columns)
 
-    return masked
+
+def _text_masker(schema: "Schema", context: Language | None) -> "Change | None":
+    """What masks identifiers in free text, where a column asks for it. Errors: UsageError, before anything is read."""
+    from privae.deidentify import text
+
+    if not _masks_text(schema):
+        if context is not None:
+            raise UsageError(
+                "--context is for free text, and no column is masked with rule = { text = true }"
+            )
+        return None
+    if context is None:
+        return text.masked
+    text.analyzer()  # says now if the extra is missing
+    return partial(text.masked, language=context.value, context=True)
 
 
 def _measured(
@@ -175,12 +210,17 @@ def _say(
     secret: "PseudonymKey | None",
     figures: "dict[str, Measures] | None",
 ) -> None:
+    from privae.deidentify.measures import report as compared
+    from privae.deidentify.text import UNFOUND
+
     output, described, report = written
     words = {column.name: _words(column) for column in schema.columns}
     rows = [("column", "what was done"), *words.items()]
     lines = [aligned(rows), ""]
-    for name, measures in (figures or {}).items():
-        lines += [f"{name}:", *(f"  {line}" for line in measures.lines())]
+    if _masks_text(schema):
+        lines += [UNFOUND, ""]
+    if figures is not None:
+        lines += [compared(figures["before"], figures["after"]), ""]
     if secret is not None:
         made = "a new key was made and is kept in" if secret.created else "the key is that in"
         lines += [

@@ -17,7 +17,7 @@ from privae.actions.hierarchy import embedded
 from privae.actions.rule import Days, Groups
 from privae.data.column import FROZEN, Column, check_column, one_bin_a_value
 from privae.data.values import canonical
-from privae.errors import DataError, PrivacyRefused, UsageError
+from privae.errors import DataError, PrivacyRefused, UsageError, first_fault
 
 _TABLE_KEYS = ("label", "rows", "person", "max_rows", "origin", "quasi", "sensitive")
 _COLUMN_KEYS = tuple(name for name in Column.model_fields if name != "name")
@@ -366,9 +366,9 @@ def validated(model: type[_Model], facts: Mapping[str, Any], where: str) -> _Mod
     try:
         return model.model_validate(facts)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        key = next((part for part in first["loc"] if isinstance(part, str)), "")
-        raise UsageError(f"{where} {key}: {first['msg'].lower()}".replace(" :", ":")) from None
+        at, said = first_fault(error)
+        key = next((part for part in at if isinstance(part, str)), "")
+        raise UsageError(f"{where} {key}: {said}".replace(" :", ":")) from None
 
 
 def _first_double(names: Sequence[str]) -> str | None:

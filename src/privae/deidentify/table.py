@@ -130,7 +130,7 @@ def _refuse(column: Column, values: pd.Series) -> None:
     if name in found:
         raise PrivacyRefused(
             f"column '{column.name}' looks like {found[name]}; give it an action in the schema (privae schema "
-            f"proposes one), or say --identifier-ok {column.name}"
+            f"proposes one), or say that it is none: --identifier-ok {column.name} (a site: identifier_ok in site.toml)"
         )
 
 
