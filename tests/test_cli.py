@@ -186,6 +186,16 @@ def test_delta_is_said_aloud_when_it_is_not_given(room, capsys) -> None:
     assert "delta was not given: 1e-06" in capsys.readouterr().err
 
 
+def test_a_default_delta_is_said_before_anything_is_spent(room, tmp_path, capsys, monkeypatch) -> None:
+    def fit(*_, **__):
+        raise UsageError("nothing is spent")
+
+    monkeypatch.setattr(VAE, "fit", fit)
+    words = ["fit", *room.table, "--epsilon", "1", "-o", str(tmp_path / "m.privae")]
+    assert main(words) == 2
+    assert "delta was not given: 1e-06" in capsys.readouterr().err
+
+
 def test_fit_follows_a_plan_and_charges_a_ledger(room, tmp_path, capsys) -> None:
     ledger, plan, model = (str(tmp_path / name) for name in ("h.ledger", "plan.toml", "m.privae"))
     assert main(["ledger", "open", ledger, "--epsilon", "4", "--delta", "1e-5"]) == 0

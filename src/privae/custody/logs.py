@@ -170,7 +170,7 @@ class Log:
         """That entry `index` is among the first `size`. Errors: UsageError for one that is not there."""
         size = self.size if size is None else size
         if not 0 <= index < size <= self.size:
-            raise UsageError(f"the log has {self.size} entries, from 0; name one below --size")
+            raise UsageError(f"the log has {self.size} entries, counted from 0: name one of the first {size}")
         path, what = self.tree.inclusion(index, size), self.leaves[index].decode()
         return self._proof("inclusion", size, (index, what), path)
 
