@@ -17,6 +17,7 @@ from pathlib import Path
 from privae import files
 from privae.errors import DataError, ResourceError, UsageError
 from privae.sealing import is_sealed
+from privae.sealing.placing import sync_folder
 
 MOST_FILES = 100_000
 """In a folder or a zip."""
@@ -201,21 +202,13 @@ def staged(folder: Path) -> Iterator[Path]:
             mask = os.umask(0)
             os.umask(mask)
             made.chmod(0o777 & ~mask)
-            _sync(made)
+            sync_folder(made)
             made.rename(folder)
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
             raise
-        _sync(folder.parent)
+        sync_folder(folder.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ResourceError(f"the disk is full: {folder} was not written; free some space") from None
         raise UsageError(f"{folder} cannot be written: {_reason(error)}") from None
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
